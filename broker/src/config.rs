@@ -1,0 +1,46 @@
+use std::{net::SocketAddr, time::Duration};
+
+/// What a broker listens on and what it tolerates. Every limit has a metric that counts what it turned away.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 picks a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Connections at one time; one more is refused with 0x97 (3.1.1: code 3).
+    pub max_connections: usize,
+    /// The largest packet accepted, in bytes; a larger one ends its connection with 0x95.
+    pub max_packet_size: u32,
+    /// From accept to a whole CONNECT.
+    pub connect_timeout: Duration,
+    /// Silence allowed to a client with keep-alive 0.
+    pub idle_timeout: Duration,
+    /// Subscriptions of one connection; one more is answered with 0x97 (3.1.1: 0x80).
+    pub max_subscriptions: usize,
+    /// QoS 1 and 2 messages on their way to one client at one time (MQTT 5's Receive Maximum caps it further).
+    pub max_inflight: u16,
+    /// Messages queued for one connection; when full, QoS 0 is dropped and counted, and for QoS 1 and 2 the connection is closed.
+    pub max_queued_messages: usize,
+    /// Bytes queued for one connection; same policy.
+    pub max_queued_bytes: usize,
+    /// Levels of a topic or filter.
+    pub max_topic_levels: usize,
+    /// Clients whose session outlives its connection; the oldest is dropped for one more.
+    pub max_stored_sessions: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            max_connections: 100_000,
+            max_packet_size: 256 * 1024,
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3600),
+            max_subscriptions: 128,
+            max_inflight: 100,
+            max_queued_messages: 1_000,
+            max_queued_bytes: 4 * 1024 * 1024,
+            max_topic_levels: 32,
+            max_stored_sessions: 10_000,
+        }
+    }
+}

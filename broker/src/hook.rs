@@ -1,0 +1,140 @@
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use protocol::Endpoint;
+
+/// The MQTT quality of service of one message or subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum QoS {
+    /// Fire and forget.
+    #[default]
+    AtMostOnce,
+    /// Acknowledged.
+    AtLeastOnce,
+    /// Acknowledged twice.
+    ExactlyOnce,
+}
+
+/// An application message, on its way in or out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// The topic name.
+    pub topic: String,
+    /// The payload.
+    pub payload: Bytes,
+    /// The quality of service it is published with; a subscriber gets at most what it subscribed with.
+    pub qos: QoS,
+    /// The retain flag.
+    pub retain: bool,
+    /// MQTT 5 Response Topic.
+    pub response_topic: Option<String>,
+    /// MQTT 5 Correlation Data.
+    pub correlation_data: Option<Bytes>,
+}
+
+/// Who is at the other end of a connection, as it said in CONNECT.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The client id; the broker has assigned one where the client sent none.
+    pub id: String,
+    /// Its address.
+    pub peer: SocketAddr,
+    /// Whether it speaks MQTT 5 (else 3.1.1).
+    pub v5: bool,
+    /// The user name.
+    pub username: Option<String>,
+    /// The password.
+    pub password: Option<Bytes>,
+    /// MQTT 5 User Properties of CONNECT.
+    pub user_properties: Vec<(String, String)>,
+    /// Names this connection among all of this process, so a taken-over session's goodbye is told from its
+    /// successor's.
+    pub serial: u64,
+}
+
+/// What a client wants to do; the listener asks before it does anything about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// Publish to this topic, now or as a last will.
+    Publish(&'a str),
+    /// Subscribe to this filter (without a `$share/group/` prefix).
+    Subscribe(&'a str),
+}
+
+/// Why a connection is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not allowed: 3.1.1 code 5, MQTT 5 0x87, with a Reason String.
+    NotAuthorized(String),
+    /// It belongs elsewhere: 3.1.1 code 5, MQTT 5 0x9D with Server Reference where known.
+    ServerMoved(Option<Endpoint>),
+    /// Try again later: 3.1.1 code 3, MQTT 5 0x88, with a Reason String.
+    Unavailable(String),
+}
+
+/// Why a connected client is disconnected by the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kick {
+    /// It belongs elsewhere: MQTT 5 0x9D with Server Reference where known.
+    ServerMoved(Option<Endpoint>),
+    /// An administrator ended it: MQTT 5 0x98.
+    Administrative,
+    /// It did something it may not: MQTT 5 0x87.
+    NotAuthorized,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// The client said DISCONNECT.
+    Graceful,
+    /// It vanished, or was cut off for silence or a protocol error.
+    Lost,
+    /// The same client id connected again.
+    TakenOver,
+    /// The server ended it.
+    Kicked,
+    /// The server is going down.
+    Shutdown,
+}
+
+/// What became of a control-plane message.
+pub enum Decision {
+    /// Taken; it is shown to subscribers whose filters match, and acknowledged.
+    Accept,
+    /// Taken, and answered: both are shown to subscribers whose filters match, the answer on the asking connection
+    /// without a detour.
+    Answer(Message),
+    /// Refused: MQTT 5 PUBACK/PUBREC 0x87, counted; subscribers are not shown it.
+    Refuse,
+    /// Decided later; the connection waits, which is the back-pressure, and acknowledges when it is done.
+    Wait(BoxFuture<'static, Decision>),
+}
+
+/// What the embedding server decides.
+///
+/// Every method runs on the connection's own task, or under nothing at all; none may block.
+pub trait Hook: Send + Sync + 'static {
+    /// Whether a client may connect. Called after CONNECT is validated and before an older session is taken over.
+    ///
+    /// # Errors
+    /// The refusal to send.
+    fn admit(&self, client: &Client) -> Result<(), Refusal>;
+
+    /// The client has its CONNACK.
+    fn connected(&self, client: &Client);
+
+    /// The client is gone; called exactly once for each [`Hook::connected`].
+    fn disconnected(&self, client: &Client, departure: Departure);
+
+    /// Whether a client may do this.
+    fn authorize(&self, client: &Client, action: Action<'_>) -> bool;
+
+    /// A control-plane message a client published, or its last will.
+    fn publish(&self, client: &Client, message: &Message) -> Decision;
+
+    /// Calls `each` with every retained control-plane message whose topic matches `filter`, however many there are.
+    /// `each` returns false when the subscriber cannot take more now; the listener asks again from `after`, the last topic taken.
+    fn retained(&self, filter: &str, after: Option<&str>, each: &mut dyn FnMut(Message) -> bool);
+}

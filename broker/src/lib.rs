@@ -1,0 +1,13 @@
+//! The MQTT front of both servers: an own listener over rumqttd's router.
+//!
+//! One port speaks MQTT 3.1.1 and 5. One task serves one connection and its panic reaches no other. Control-plane
+//! topics (`reg/…`, `ctrl/…`, `gw/…`) are answered by the embedding server's [`Hook`] on the connection's own task and
+//! never enter the router; application topics do, through a link that exists only for a connection that needs one.
+//!
+//! Invariant: no other crate names rumqttd, and nothing here knows what a registrar or a gateway is.
+
+mod config;
+mod hook;
+
+pub use config::Config;
+pub use hook::{Action, Client, Decision, Departure, Hook, Kick, Message, QoS, Refusal};

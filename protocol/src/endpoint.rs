@@ -1,0 +1,203 @@
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// How an endpoint is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// MQTT over TCP.
+    Mqtt,
+    /// MQTT over TLS.
+    Mqtts,
+}
+
+/// Where a broker listens: `mqtt://` or `mqtts://`, a host and an explicit port.
+///
+/// The host is an IPv4 address, an IPv6 address in brackets or a domain name (RFC 1123).
+///
+/// ```
+/// use homeport_protocol::Endpoint;
+/// let endpoint: Endpoint = "mqtt://[::1]:1884".parse()?;
+/// assert_eq!((endpoint.host(), endpoint.port()), ("::1", 1884));
+/// assert_eq!(endpoint.to_string(), "mqtt://[::1]:1884");
+/// assert!("mqtt://gw-a.example".parse::<Endpoint>().is_err());
+/// # Ok::<(), homeport_protocol::EndpointError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    scheme: Scheme,
+    host: Box<str>,
+    port: u16,
+}
+
+/// Why a text is not an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// The text starts with neither `mqtt://` nor `mqtts://`.
+    #[error("endpoint {0:?} does not start with mqtt:// or mqtts://")]
+    Scheme(String),
+    /// There is no port, or port 0, or one that is not a number.
+    #[error("endpoint {0:?} has no port: write it as mqtt://HOST:PORT")]
+    Port(String),
+    /// The host is neither an address nor a domain name.
+    #[error(
+        "endpoint {0:?} has no valid host: an IPv4 address, an IPv6 address in [brackets] or a domain name"
+    )]
+    Host(String),
+}
+
+impl Endpoint {
+    /// The longest endpoint that parses, in bytes.
+    pub const MAX_LEN: usize = 300;
+
+    /// How to speak to it.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The host: an address without brackets, or a domain name.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, never 0.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+fn is_domain(host: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let numeric = name
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    host.len() <= 253 && !numeric && name.split('.').all(label)
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let (scheme, rest) = if let Some(rest) = text.strip_prefix("mqtt://") {
+            (Scheme::Mqtt, rest)
+        } else if let Some(rest) = text.strip_prefix("mqtts://") {
+            (Scheme::Mqtts, rest)
+        } else {
+            return Err(EndpointError::Scheme(text.into()));
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = rest
+            .rsplit_once(':')
+            .ok_or_else(|| EndpointError::Port(text.into()))?;
+        let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+        let port = port.parse::<u16>().ok().filter(|port| digits && *port != 0);
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(v6) => v6.parse::<Ipv6Addr>().is_ok().then_some(v6),
+            None => (host.parse::<Ipv4Addr>().is_ok() || is_domain(host)).then_some(host),
+        };
+        match (host, port) {
+            (_, None) => Err(EndpointError::Port(text.into())),
+            (None, _) => Err(EndpointError::Host(text.into())),
+            (Some(host), Some(port)) => Ok(Self {
+                scheme,
+                host: host.into(),
+                port,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Mqtt => "mqtt",
+            Scheme::Mqtts => "mqtts",
+        };
+        if self.host.contains(':') {
+            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}://{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_addresses_and_names() {
+        for text in [
+            "mqtt://10.1.2.3:1883",
+            "mqtts://gw-a.example:8883",
+            "mqtt://[::1]:1",
+            "mqtt://localhost:1884",
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!(endpoint.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn refuses_the_rest_and_says_why() {
+        for text in ["gw:1883", "http://gw:80", ""] {
+            assert!(
+                matches!(text.parse::<Endpoint>(), Err(EndpointError::Scheme(_))),
+                "{text}"
+            );
+        }
+        for text in [
+            "mqtt://gw",
+            "mqtt://gw:",
+            "mqtt://gw:0",
+            "mqtt://gw:65536",
+            "mqtt://gw:+1",
+            "mqtt://[::1]",
+        ] {
+            assert!(
+                matches!(text.parse::<Endpoint>(), Err(EndpointError::Port(_))),
+                "{text}"
+            );
+        }
+        for text in [
+            "mqtt://:1",
+            "mqtt://::1:1",
+            "mqtt://256.1.1.1:1",
+            "mqtt://a b:1",
+            "mqtt://[gw]:1",
+            "mqtt://u@h:1",
+        ] {
+            assert!(
+                matches!(text.parse::<Endpoint>(), Err(EndpointError::Host(_))),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The wire contract of Homeport: ids, topics, endpoints, messages and epochs.
+//!
+//! Everything that crosses a wire is built and parsed here, both ways, and nowhere else. The crate performs no I/O,
+//! reads no clock and knows no runtime; `docs/protocol.md` is its prose.
+
+mod endpoint;
+mod epoch;
+mod ids;
+pub mod message;
+mod topic;
+
+pub use endpoint::{Endpoint, EndpointError, Scheme};
+pub use epoch::Epoch;
+pub use ids::{CommandId, DeviceId, GatewayId, IdError};
+pub use topic::{Topic, TopicError, is_control_plane};

@@ -1,0 +1,98 @@
+//! The JSON messages. Every struct is one payload of `docs/protocol.md`; unknown fields are ignored on input, so a
+//! newer peer may add optional ones. Re-typing or dropping a field takes a new [`VERSION`].
+
+mod device;
+mod gateway;
+
+pub use device::{
+    Answer, Assigned, ErrorCode, Have, Migrate, MoveReason, MoveState, MoveStatus, Outcome, Query,
+    QueryReason,
+};
+pub use gateway::{
+    Command, Commands, Event, Events, GatewayRef, GatewayState, GatewayStatus, HeldNotice, HeldState,
+    Instruction, Snapshot,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The version every message carries as `v`.
+pub const VERSION: u8 = 1;
+
+/// The largest `Query`, `Migrate` or `MoveStatus` payload, in bytes.
+pub const MAX_DEVICE_PAYLOAD: usize = 4 * 1024;
+
+/// The largest payload on `gw/…`, in bytes. Senders split batches to stay below it.
+pub const MAX_GATEWAY_PAYLOAD: usize = 256 * 1024;
+
+/// Why a payload is not the message it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// The payload is larger than its kind allows.
+    #[error("payload has {len} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Its size in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// Not UTF-8.
+    #[error("payload is not UTF-8 (byte {0})")]
+    Utf8(usize),
+    /// Not a JSON object.
+    #[error("payload is not a JSON object")]
+    Object,
+    /// Not JSON, or a field is missing or has the wrong type.
+    #[error("payload is not a valid message: {0}")]
+    Json(serde_json::Error),
+    /// A version this build does not speak.
+    #[error("message version {0} is not supported, this build speaks {VERSION}")]
+    Version(u64),
+}
+
+/// A payload of the wire contract.
+pub trait Message: Serialize + DeserializeOwned {
+    /// The largest payload accepted, in bytes.
+    const MAX_LEN: usize;
+
+    /// Parses and checks a payload.
+    ///
+    /// # Errors
+    /// Too large, not UTF-8, another version, or not this message; nothing of it is used then.
+    fn from_payload(payload: &[u8]) -> Result<Self, MessageError> {
+        parse(payload)
+    }
+
+    /// The payload to send.
+    fn to_payload(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("messages have string keys and finite numbers only")
+    }
+}
+
+fn parse<M: Message>(payload: &[u8]) -> Result<M, MessageError> {
+    if payload.len() > M::MAX_LEN {
+        return Err(MessageError::TooLarge {
+            len: payload.len(),
+            max: M::MAX_LEN,
+        });
+    }
+    let text = std::str::from_utf8(payload).map_err(|e| MessageError::Utf8(e.valid_up_to()))?;
+    // serde would take a struct from a JSON array as well.
+    if !text.trim_start().starts_with('{') {
+        return Err(MessageError::Object);
+    }
+    #[derive(Deserialize)]
+    struct Versioned {
+        v: Option<u64>,
+    }
+    match serde_json::from_str::<Versioned>(text)
+        .map_err(MessageError::Json)?
+        .v
+    {
+        Some(v) if v != u64::from(VERSION) => Err(MessageError::Version(v)),
+        _ => serde_json::from_str(text).map_err(MessageError::Json),
+    }
+}
+
+fn version() -> u8 {
+    VERSION
+}

@@ -1,0 +1,223 @@
+//! What devices, the registrar and gateways say to each other about one device.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{GatewayRef, MAX_DEVICE_PAYLOAD, Message, MessageError, VERSION, parse, version};
+use crate::{CommandId, DeviceId, Epoch, GatewayId};
+
+/// Why a device asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QueryReason {
+    /// It has no stored answer.
+    Boot,
+    /// It cannot reach its gateway.
+    Lost,
+    /// Its gateway rejected it.
+    Rejected,
+    /// It was given a notice.
+    Migrate,
+    /// Its answer's `ttl_s` is over.
+    Refresh,
+    /// A reason of a newer peer.
+    #[serde(other)]
+    Other,
+}
+
+/// The assignment a device holds when it asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Have {
+    /// The gateway it is on.
+    pub gateway: GatewayId,
+    /// The epoch of that assignment.
+    pub epoch: Epoch,
+}
+
+/// `reg/query/<id>`. An empty payload is a query with every field left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Query {
+    /// Message version.
+    #[serde(default = "version")]
+    pub v: u8,
+    /// The request id, copied into the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rid: Option<String>,
+    /// Why the device asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<QueryReason>,
+    /// What the device holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub have: Option<Have>,
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self {
+            v: VERSION,
+            rid: None,
+            reason: None,
+            have: None,
+        }
+    }
+}
+
+impl Message for Query {
+    const MAX_LEN: usize = MAX_DEVICE_PAYLOAD;
+
+    fn from_payload(payload: &[u8]) -> Result<Self, MessageError> {
+        if payload.is_empty() {
+            Ok(Self::default())
+        } else {
+            parse(payload)
+        }
+    }
+}
+
+/// Why a query got no assignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The query is malformed.
+    BadRequest,
+    /// The directory has no such device.
+    UnknownDevice,
+    /// The device is disabled.
+    Disabled,
+    /// The device has a gateway, but that gateway has never said where it listens.
+    NoGateway,
+    /// Too many queries.
+    Throttled,
+    /// The registrar cannot answer now.
+    Unavailable,
+    /// A code of a newer peer.
+    #[serde(other)]
+    Other,
+}
+
+/// `reg/resp/<id>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Message version.
+    #[serde(default = "version")]
+    pub v: u8,
+    /// The query's request id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rid: Option<String>,
+    /// The assignment, or why there is none.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+impl Message for Answer {
+    const MAX_LEN: usize = 16 * 1024;
+}
+
+/// The two kinds of answer, told apart by `status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum Outcome {
+    /// The device has a gateway.
+    Assigned(Assigned),
+    /// It has none, now or ever.
+    Error {
+        /// What kind of refusal it is.
+        code: ErrorCode,
+        /// The same for people.
+        message: String,
+        /// How long to wait before asking again, in milliseconds; long for a permanent refusal.
+        retry_after_ms: u64,
+    },
+}
+
+/// A device's gateway, now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// The device it is about.
+    pub device: DeviceId,
+    /// The gateway and where it listens.
+    pub gateway: GatewayRef,
+    /// The assignment's epoch.
+    pub epoch: Epoch,
+    /// How long the answer may be used without asking again, in seconds.
+    pub ttl_s: u64,
+    /// The device's password at the gateway (a JWT).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+}
+
+/// Why a device is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MoveReason {
+    /// A person moved this device.
+    Operator,
+    /// Its gateway is being emptied.
+    Drain,
+    /// Load is being spread.
+    Rebalance,
+    /// Its gateway is gone.
+    Failover,
+    /// It was seen on a gateway that is not its own.
+    Policy,
+    /// A reason of a newer peer.
+    #[serde(other)]
+    Other,
+}
+
+/// `ctrl/<id>/migrate`, retained on the old gateway until the device was seen elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migrate {
+    /// Message version.
+    #[serde(default = "version")]
+    pub v: u8,
+    /// The move's id.
+    pub command: CommandId,
+    /// The epoch of the assignment the device is to fetch; a device that has it, or a later one, ignores the notice.
+    pub epoch: Epoch,
+    /// Why.
+    pub reason: MoveReason,
+    /// The window over which the device picks a uniformly random delay, in milliseconds.
+    #[serde(default)]
+    pub spread_ms: u64,
+    /// When the gateway's grace ends: from then on it disconnects and rejects the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Timestamp>,
+}
+
+impl Message for Migrate {
+    const MAX_LEN: usize = MAX_DEVICE_PAYLOAD;
+}
+
+/// How a move goes, as the device sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MoveState {
+    /// It has the notice.
+    Accepted,
+    /// It has the new answer and connects.
+    Moving,
+    /// It could not reach the new gateway and stays; it will retry.
+    Failed,
+}
+
+/// `ctrl/<id>/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveStatus {
+    /// Message version.
+    #[serde(default = "version")]
+    pub v: u8,
+    /// The notice's id.
+    pub command: CommandId,
+    /// The notice's epoch.
+    pub epoch: Epoch,
+    /// How it goes.
+    pub state: MoveState,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Message for MoveStatus {
+    const MAX_LEN: usize = MAX_DEVICE_PAYLOAD;
+}

@@ -1,0 +1,240 @@
+//! What the registrar and its gateways say to each other.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{MAX_GATEWAY_PAYLOAD, Message, MoveReason, MoveState, version};
+use crate::{CommandId, DeviceId, Endpoint, Epoch, GatewayId};
+
+/// A gateway and where it listens, in the order a device tries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayRef {
+    /// Its name.
+    pub id: GatewayId,
+    /// Where it listens.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Whether a gateway takes devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GatewayState {
+    /// It serves.
+    Online,
+    /// It serves, and wants to be emptied.
+    Draining,
+    /// It is gone: said by its last will, or as it shuts down.
+    Offline,
+}
+
+/// `gw/<gateway>/status`, retained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayStatus {
+    /// Message version.
+    #[serde(default = "version")]
+    pub v: u8,
+    /// The gateway it is about.
+    pub gateway: GatewayId,
+    /// Names one run of one process, so two gateways with one id are told apart.
+    pub instance: String,
+    /// Whether it takes devices.
+    pub state: GatewayState,
+    /// Where devices reach it.
+    pub endpoints: Vec<Endpoint>,
+    /// How many connections it is built for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u64>,
+    /// How many it has.
+    #[serde(default)]
+    pub connected: u64,
+    /// Its software version.
+    #[serde(default)]
+    pub version: String,
+    /// When it said so, by its own clock.
+    pub at: Timestamp,
+}
+
+impl Message for GatewayStatus {
+    const MAX_LEN: usize = 16 * 1024;
+}
+
+/// `gw/<gateway>/cmd`: instructions, in the order to carry them out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commands {
+    /// Message version.
+    #[serde(default = "version")]
+    pub v: u8,
+    /// The instructions.
+    pub commands: Vec<Command>,
+}
+
+impl Message for Commands {
+    const MAX_LEN: usize = MAX_GATEWAY_PAYLOAD;
+}
+
+/// One instruction with its id. Carrying it out twice is the same as once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The move it belongs to, or an id of its own.
+    pub command: CommandId,
+    /// What to do.
+    #[serde(flatten)]
+    pub instruction: Instruction,
+}
+
+/// What the registrar asks of a gateway, told apart by `op`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum Instruction {
+    /// The device belongs elsewhere: keep a notice, durably and retained, and reject it once the grace is over.
+    /// Answered with [`Event::Noticed`].
+    Notify {
+        /// The device.
+        device: DeviceId,
+        /// The epoch of its assignment elsewhere.
+        epoch: Epoch,
+        /// Why.
+        reason: MoveReason,
+        /// How long the device may stay after it was given the notice, in milliseconds.
+        grace_ms: u64,
+        /// See [`Migrate::spread_ms`](super::Migrate::spread_ms).
+        #[serde(default)]
+        spread_ms: u64,
+        /// The new gateway's first endpoint, for MQTT 5's Server Reference.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<Endpoint>,
+    },
+    /// The device was seen on its own gateway: drop the notice once the device has left, and remember it as moved
+    /// away. Answered with [`Event::Cleared`].
+    Clear {
+        /// The device.
+        device: DeviceId,
+        /// The epoch it was seen with.
+        epoch: Epoch,
+    },
+    /// The device belongs here as of `epoch`: forget every notice and rejection of a lower one.
+    Admit {
+        /// The device.
+        device: DeviceId,
+        /// The epoch of its assignment here.
+        epoch: Epoch,
+    },
+    /// Send a [`Snapshot`]: something may have been missed.
+    Resync,
+}
+
+/// `gw/<gateway>/event`, batched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// Message version.
+    #[serde(default = "version")]
+    pub v: u8,
+    /// The gateway's run that says so; see [`GatewayStatus::instance`].
+    pub instance: String,
+    /// What happened, in order.
+    pub events: Vec<Event>,
+}
+
+impl Message for Events {
+    const MAX_LEN: usize = MAX_GATEWAY_PAYLOAD;
+}
+
+/// One thing that happened on a gateway, told apart by `event`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    /// A client with a valid device id connected.
+    Connected {
+        /// The device.
+        device: DeviceId,
+        /// The epoch it holds, where it said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<Epoch>,
+    },
+    /// It left.
+    Disconnected {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A notice is durable and published.
+    Noticed {
+        /// The device.
+        device: DeviceId,
+        /// The notice's epoch.
+        epoch: Epoch,
+        /// The notice's id.
+        command: CommandId,
+    },
+    /// A notice is gone.
+    Cleared {
+        /// The device.
+        device: DeviceId,
+        /// The epoch up to which it is gone.
+        epoch: Epoch,
+        /// The id of the instruction that cleared it.
+        command: CommandId,
+    },
+    /// A device was refused because it belongs elsewhere.
+    Rejected {
+        /// The device.
+        device: DeviceId,
+        /// The epoch of its assignment elsewhere, as far as this gateway knows.
+        epoch: Epoch,
+    },
+    /// What the device itself says of its move.
+    Reported {
+        /// The device.
+        device: DeviceId,
+        /// The notice's epoch.
+        epoch: Epoch,
+        /// The notice's id.
+        command: CommandId,
+        /// How it goes.
+        state: MoveState,
+        /// Why it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// One part of everything this gateway holds, sent on every connect and on [`Instruction::Resync`].
+    Snapshot(Snapshot),
+}
+
+/// Part `part` of a snapshot; parts come in order, from 0, and `last` closes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Names the snapshot all parts belong to.
+    pub sync: CommandId,
+    /// Which part this is.
+    pub part: u32,
+    /// Whether it is the last.
+    pub last: bool,
+    /// Devices connected when the snapshot was taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connected: Vec<DeviceId>,
+    /// Notices and rejections held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldNotice>,
+}
+
+/// What a gateway holds against one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldNotice {
+    /// The device.
+    pub device: DeviceId,
+    /// The epoch of its assignment elsewhere.
+    pub epoch: Epoch,
+    /// The instruction it came from.
+    pub command: CommandId,
+    /// Whether it is still published.
+    pub state: HeldState,
+}
+
+/// The two stages of a held notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeldState {
+    /// Retained on `ctrl/<id>/migrate`.
+    Published,
+    /// Cleared; the device is remembered as moved away and rejected.
+    Moved,
+}

@@ -1,0 +1,249 @@
+//! The JSON of the HTTP API, shared by the server and the CLI. Times are RFC 3339 in UTC.
+
+use jiff::Timestamp;
+use protocol::{CommandId, DeviceId, Endpoint, Epoch, GatewayId, message::{GatewayState, MoveReason}};
+use serde::{Deserialize, Serialize};
+
+/// One device: `GET /v1/devices/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its id.
+    pub device: DeviceId,
+    /// Its own gateway.
+    pub gateway: GatewayId,
+    /// The version of this assignment.
+    pub epoch: Epoch,
+    /// Since when it is assigned there.
+    pub since: Timestamp,
+    /// Where it was last seen connected, while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected: Option<GatewayId>,
+    /// Its open move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<CommandId>,
+    /// Labels, as imported.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub labels: String,
+    /// A note, as imported.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// `GET /v1/devices?after=&limit=&gateway=`, ordered by id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Devices {
+    /// One page.
+    pub devices: Vec<Device>,
+    /// Pass it as `after` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<DeviceId>,
+}
+
+/// `PUT /v1/devices/{id}`. Another gateway than before is a move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assign {
+    /// The gateway to assign.
+    pub gateway: GatewayId,
+    /// Accept a gateway that has never connected.
+    #[serde(default)]
+    pub allow_unknown_gateway: bool,
+    /// Replaces the labels; left out, they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
+    /// Replaces the note; left out, it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Refuse unless the assignment has this epoch now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect_epoch: Option<Epoch>,
+}
+
+/// One gateway: `GET /v1/gateways/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gateway {
+    /// Its id.
+    pub gateway: GatewayId,
+    /// Online, draining or offline, as last said or concluded from silence.
+    pub state: GatewayState,
+    /// Where it listens for devices.
+    pub endpoints: Vec<Endpoint>,
+    /// How many connections it is built for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u64>,
+    /// How many it has.
+    pub connected: u64,
+    /// How many devices are assigned to it.
+    pub assigned: u64,
+    /// Its software version.
+    pub version: String,
+    /// When it was last heard of; absent when it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Timestamp>,
+}
+
+/// `GET /v1/gateways`, ordered by id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gateways {
+    /// All of them.
+    pub gateways: Vec<Gateway>,
+}
+
+/// `POST /v1/migrations`: moves one known device to a known gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartMigration {
+    /// The device.
+    pub device: DeviceId,
+    /// The gateway it is to have.
+    pub gateway: GatewayId,
+    /// Why; `operator` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<MoveReason>,
+    /// How long it may stay on the old gateway, in milliseconds; the configured grace when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
+}
+
+/// The states of a move, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MigrationState {
+    /// In the directory, durably; the old gateway does not know yet.
+    Planned,
+    /// The old gateway has published its notice.
+    Notified,
+    /// The device has asked and was given its new gateway.
+    Asked,
+    /// The device was seen on its new gateway.
+    Seen,
+    /// The old gateway has cleared its notice; nothing is left to do.
+    Done,
+    /// A later change of the same device took its place.
+    Superseded,
+}
+
+/// One step of a move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The state it reached.
+    pub state: MigrationState,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// One move: `GET /v1/migrations/{id}?after_revision=&wait_ms=` (waits until `revision` is above `after_revision`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migration {
+    /// Its id, which every command and notice of it carries.
+    pub migration: CommandId,
+    /// The device.
+    pub device: DeviceId,
+    /// The gateways it may still be on.
+    pub from: Vec<GatewayId>,
+    /// The gateway it is to have.
+    pub to: GatewayId,
+    /// The assignment's epoch.
+    pub epoch: Epoch,
+    /// Why.
+    pub reason: MoveReason,
+    /// Where it is.
+    pub state: MigrationState,
+    /// Every state it went through.
+    pub steps: Vec<Step>,
+    /// Open for longer than the configured time without a step.
+    #[serde(default)]
+    pub stuck: bool,
+    /// What it waits for, or what the device last reported, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Grows with every change of this record.
+    pub revision: u64,
+}
+
+/// `GET /v1/migrations?device=&gateway=&state=open|all&limit=`, newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migrations {
+    /// The matching moves.
+    pub migrations: Vec<Migration>,
+}
+
+/// One line of the audit log: `GET /v1/audit?after=&limit=`, ordered by `seq`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// Its place in the log.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Who, as far as is known.
+    pub actor: String,
+    /// What: `assign`, `move`, `remove`, `import`.
+    pub action: String,
+    /// The device it is about.
+    pub device: Option<DeviceId>,
+    /// The assignment before, if any: gateway and epoch.
+    pub before: Option<(GatewayId, Epoch)>,
+    /// The assignment after, if any.
+    pub after: Option<(GatewayId, Epoch)>,
+}
+
+/// One page of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// The entries.
+    pub entries: Vec<AuditEntry>,
+    /// Pass it as `after` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// One line of the NDJSON that `POST /v1/import?format=csv|ndjson&dry_run=&allow_unknown_gateway=` answers with; the
+/// last one is `done` or `failed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "import", rename_all = "lowercase")]
+pub enum ImportProgress {
+    /// Rows handled so far.
+    Progress {
+        /// `checking` or `writing`.
+        phase: String,
+        /// Rows handled.
+        rows: u64,
+        /// Rows in all, once known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        total: Option<u64>,
+    },
+    /// Something is wrong with one line.
+    Rejected {
+        /// The line, counted from 1 with the header.
+        line: u64,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// All rows are durable, or would be.
+    Done {
+        /// New devices.
+        added: u64,
+        /// Devices given another gateway.
+        moved: u64,
+        /// Devices that stay as they are, or only change labels or note.
+        kept: u64,
+        /// Nothing was written.
+        dry_run: bool,
+    },
+    /// Nothing was written.
+    Failed {
+        /// Why.
+        error: String,
+        /// How many lines are wrong; at most 100 are listed.
+        rejected: u64,
+    },
+}
+
+/// Every error of the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// One of `bad_request`, `unknown_device`, `unknown_gateway`, `unknown_migration`, `conflict`, `too_large`, `unavailable`, `internal`.
+    pub code: String,
+    /// The same for people, naming the field or line.
+    pub message: String,
+}

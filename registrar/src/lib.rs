@@ -1,0 +1,5 @@
+//! The registrar: directory, moves, bootstrap broker, HTTP API and operator's CLI.
+
+pub mod api;
+pub mod directory;
+pub mod store;
