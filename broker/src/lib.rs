@@ -6,8 +6,10 @@
 //!
 //! Invariant: no other crate names rumqttd, and nothing here knows what a registrar or a gateway is.
 
+mod broker;
 mod config;
 mod hook;
 
+pub use broker::{BindError, Broker, Handle, Shutdown};
 pub use config::Config;
 pub use hook::{Action, Client, Decision, Departure, Hook, Kick, Message, QoS, Refusal};
