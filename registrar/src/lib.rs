@@ -1,5 +1,6 @@
 //! The registrar: directory, moves, bootstrap broker, HTTP API and operator's CLI.
 
 pub mod api;
+pub mod cli;
 pub mod directory;
 pub mod store;

@@ -1,0 +1,106 @@
+//! The operator's side of the program: a client of the HTTP API.
+//!
+//! Data goes to stdout in the format `-o` names; messages, progress and rejected lines go to stderr.
+
+mod audit;
+mod backup;
+mod client;
+mod device;
+mod error;
+mod export;
+mod gateway;
+mod import;
+mod migration;
+mod output;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use self::{client::Client, error::Error, output::Format};
+
+/// What every verb accepts.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Where the registrar's HTTP API listens.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "REGISTRAR_SERVER",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    server: String,
+    /// How to print data on stdout.
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+/// One noun: the options of all its verbs, and the verb.
+#[derive(Clone, Debug, Args)]
+pub struct Noun<V: Subcommand> {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    verb: V,
+}
+
+/// The nouns and verbs that talk to a running registrar, or work on a stopped one's folder.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Assign devices to gateways, show, list, remove, import and export them.
+    Device(Noun<device::Verb>),
+    /// Show the gateways and how they are.
+    Gateway(Noun<gateway::Verb>),
+    /// Move a device to another gateway, and follow moves.
+    Migration(Noun<migration::Verb>),
+    /// Read the log of every change.
+    Audit(Noun<audit::Verb>),
+    /// Write everything the registrar knows to a file, while it runs.
+    Backup(backup::Backup),
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What the exit code means, for `--help`.
+pub const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 partly, 4 timed out, 5 not found.";
+
+/// Carries out one command; `program` is the whole command line's definition, for completions.
+pub fn run(command: ClientCommand, program: clap::Command) -> ExitCode {
+    match dispatch(command, program) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("registrar: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(command: ClientCommand, mut program: clap::Command) -> Result<(), Error> {
+    match command {
+        ClientCommand::Device(noun) => device::run(noun.verb, &noun.options.client(), noun.options.output),
+        ClientCommand::Gateway(noun) => gateway::run(noun.verb, &noun.options.client(), noun.options.output),
+        ClientCommand::Migration(noun) => {
+            migration::run(noun.verb, &noun.options.client(), noun.options.output)
+        }
+        ClientCommand::Audit(noun) => audit::run(noun.verb, &noun.options.client(), noun.options.output),
+        ClientCommand::Backup(backup) => backup.run(),
+        ClientCommand::Completions { shell } => {
+            let name = program.get_name().to_owned();
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut program, name, &mut script);
+            std::io::Write::write_all(&mut std::io::stdout(), &script).map_err(Error::Output)
+        }
+    }
+}
+
+impl Options {
+    fn client(&self) -> Client {
+        Client::new(&self.server)
+    }
+}

@@ -1,0 +1,85 @@
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+use super::{Client, Error};
+
+/// `registrar backup`.
+#[derive(Clone, Debug, Args)]
+pub struct Backup {
+    /// Where the registrar's HTTP API listens.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "REGISTRAR_SERVER",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    server: String,
+    /// The file to write, whole or not at all; `-` for stdout.
+    file: PathBuf,
+}
+
+impl Backup {
+    pub fn run(self) -> Result<(), Error> {
+        let mut backup = Client::new(&self.server).download("/v1/backup")?;
+        if self.file.as_os_str() == "-" {
+            return copy(&mut backup, &mut io::stdout(), Error::Output).map(drop);
+        }
+        let failed = |source| Error::File {
+            path: self.file.clone(),
+            source,
+        };
+        let part = part_of(&self.file);
+        let written = File::create(&part).map_err(failed).and_then(|mut file| {
+            let bytes = copy(&mut backup, &mut file, failed)?;
+            file.sync_all()
+                .and_then(|()| std::fs::rename(&part, &self.file))
+                .map_err(failed)?;
+            Ok(bytes)
+        });
+        match written {
+            Ok(bytes) => {
+                eprintln!("wrote {bytes} bytes to {}", self.file.display());
+                Ok(())
+            }
+            Err(error) => {
+                if let Err(left) = std::fs::remove_file(&part) {
+                    eprintln!("registrar: {} is left behind: {left}", part.display());
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn part_of(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".part");
+    name.into()
+}
+
+/// Copies everything, telling apart who failed.
+fn copy(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    failed: impl Fn(io::Error) -> Error,
+) -> Result<u64, Error> {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut bytes = 0;
+    loop {
+        let read = from.read(&mut buffer).map_err(|error| {
+            Error::Failed(format!(
+                "the connection broke before the backup was whole: {error}"
+            ))
+        })?;
+        if read == 0 {
+            return to.flush().map_err(failed).map(|()| bytes);
+        }
+        to.write_all(&buffer[..read]).map_err(&failed)?;
+        bytes += read as u64;
+    }
+}

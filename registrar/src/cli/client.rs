@@ -1,0 +1,159 @@
+use std::{
+    io::{BufReader, Read},
+    time::Duration,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use ureq::{Agent, Body, SendBody, http::Response};
+
+use super::Error;
+use crate::api::ApiError;
+
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an ordinary request may take in all.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One request's query string.
+pub type Query<'a> = &'a [(&'a str, String)];
+
+/// The API of one registrar.
+pub struct Client {
+    agent: Agent,
+    server: String,
+}
+
+impl Client {
+    pub fn new(server: &str) -> Self {
+        let server = server.trim_end_matches('/');
+        let server = if server.contains("://") {
+            server.to_owned()
+        } else {
+            format!("http://{server}")
+        };
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .build()
+            .new_agent();
+        Self { agent, server }
+    }
+
+    pub fn get<T: DeserializeOwned>(&self, path: &str, query: Query<'_>) -> Result<T, Error> {
+        self.get_within(path, query, REQUEST_TIMEOUT)
+    }
+
+    /// A `get` the registrar may hold back for a while.
+    pub fn get_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: Query<'_>,
+        timeout: Duration,
+    ) -> Result<T, Error> {
+        let request = self.agent.get(self.url(path)).query_pairs(pairs(query));
+        self.decode(request.config().timeout_global(Some(timeout)).build().call())
+    }
+
+    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        let request = self.agent.put(self.url(path)).config();
+        self.decode(
+            request
+                .timeout_global(Some(REQUEST_TIMEOUT))
+                .build()
+                .send_json(body),
+        )
+    }
+
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        let request = self.agent.post(self.url(path)).config();
+        self.decode(
+            request
+                .timeout_global(Some(REQUEST_TIMEOUT))
+                .build()
+                .send_json(body),
+        )
+    }
+
+    pub fn delete(&self, path: &str) -> Result<(), Error> {
+        let request = self.agent.delete(self.url(path)).config();
+        self.accept(request.timeout_global(Some(REQUEST_TIMEOUT)).build().call())
+            .map(drop)
+    }
+
+    /// A `get` whose answer is as long as it likes.
+    pub fn download(&self, path: &str) -> Result<impl Read + use<>, Error> {
+        let response = self.accept(self.agent.get(self.url(path)).call())?;
+        Ok(response.into_body().into_with_config().limit(u64::MAX).reader())
+    }
+
+    /// A `post` whose body and answer are as long as they like.
+    pub fn upload(
+        &self,
+        path: &str,
+        query: Query<'_>,
+        content_type: &str,
+        body: &mut dyn Read,
+    ) -> Result<BufReader<impl Read + use<>>, Error> {
+        let request = self
+            .agent
+            .post(self.url(path))
+            .query_pairs(pairs(query))
+            .content_type(content_type);
+        let response = self.accept(request.send(SendBody::from_reader(body)))?;
+        let body = response.into_body().into_with_config().limit(u64::MAX).reader();
+        Ok(BufReader::new(body))
+    }
+
+    /// What answers there speaks another language.
+    pub fn foreign(&self, reason: impl ToString) -> Error {
+        Error::Foreign {
+            server: self.server.clone(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.server)
+    }
+
+    fn decode<T: DeserializeOwned>(&self, response: Result<Response<Body>, ureq::Error>) -> Result<T, Error> {
+        let mut response = self.accept(response)?;
+        let body = response
+            .body_mut()
+            .read_to_vec()
+            .map_err(|error| self.unreachable(error))?;
+        serde_json::from_slice(&body).map_err(|error| self.foreign(error))
+    }
+
+    /// Turns a refusal into an error.
+    fn accept(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, Error> {
+        let mut response = response.map_err(|error| self.unreachable(error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let body = response
+            .body_mut()
+            .read_to_vec()
+            .map_err(|error| self.unreachable(error))?;
+        match serde_json::from_slice::<ApiError>(&body) {
+            Ok(ApiError { code, message }) => Err(Error::Refused { code, message }),
+            Err(_) => Err(self.foreign(format_args!("it says {}", response.status()))),
+        }
+    }
+
+    fn unreachable(&self, error: ureq::Error) -> Error {
+        match error {
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TlsRequired => Error::Usage(
+                format!("--server {}: {error}; write it as http://HOST:PORT", self.server),
+            ),
+            error => Error::Unreachable {
+                server: self.server.clone(),
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
+fn pairs<'a>(query: Query<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
+    query.iter().map(|(key, value)| (*key, value.as_str()))
+}

@@ -1,0 +1,188 @@
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use protocol::{DeviceId, GatewayId};
+
+use super::{
+    Client, Error, export, import,
+    output::{Format, Printer, Record, or_dash, print},
+};
+use crate::api::{Assign, Device, Devices};
+
+/// How many devices are asked for at one time.
+const PAGE: usize = 1000;
+
+/// What to do with devices.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Give a device its gateway; for a device that has another one, this is a move.
+    Assign {
+        /// The device.
+        device: DeviceId,
+        /// The gateway it is to have.
+        gateway: GatewayId,
+        /// Accept a gateway that has never connected.
+        #[arg(long)]
+        allow_unknown_gateway: bool,
+        /// Replace the device's note.
+        #[arg(long)]
+        note: Option<String>,
+        /// Replace the device's labels.
+        #[arg(long)]
+        labels: Option<String>,
+    },
+    /// Show one device.
+    Show {
+        /// The device.
+        device: DeviceId,
+    },
+    /// List devices, ordered by id.
+    List {
+        /// Only those of this gateway.
+        #[arg(long)]
+        gateway: Option<GatewayId>,
+        /// How many at most; 0 for all.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Remove a device from the directory.
+    Remove {
+        /// The device.
+        device: DeviceId,
+    },
+    /// Assign the devices of a file, all of them or none.
+    #[command(long_about = import::HELP)]
+    Import {
+        /// CSV or NDJSON; `-` for stdin.
+        file: PathBuf,
+        /// Check everything, write nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// What the file is; told from its name when left out.
+        #[arg(long)]
+        format: Option<import::Input>,
+        /// Accept gateways that have never connected.
+        #[arg(long)]
+        allow_unknown_gateway: bool,
+    },
+    /// Print all devices as `import` reads them; CSV unless -o says ndjson.
+    Export {
+        /// Only those of this gateway.
+        #[arg(long)]
+        gateway: Option<GatewayId>,
+    },
+}
+
+pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
+    match verb {
+        Verb::Assign {
+            device,
+            gateway,
+            allow_unknown_gateway,
+            note,
+            labels,
+        } => {
+            let body = Assign {
+                gateway,
+                allow_unknown_gateway,
+                labels,
+                note,
+                expect_epoch: None,
+            };
+            print(format, &client.put::<Device>(&path(&device), &body)?)
+        }
+        Verb::Show { device } => print(format, &client.get::<Device>(&path(&device), &[])?),
+        Verb::List { gateway, limit } => list(client, gateway.as_ref(), limit, format),
+        Verb::Remove { device } => {
+            client.delete(&path(&device))?;
+            eprintln!("removed {device}");
+            Ok(())
+        }
+        Verb::Import {
+            file,
+            dry_run,
+            format: input,
+            allow_unknown_gateway,
+        } => {
+            let import = import::Import {
+                file,
+                dry_run,
+                input,
+                allow_unknown_gateway,
+            };
+            import.run(client, format)
+        }
+        Verb::Export { gateway } => export::run(client, gateway.as_ref(), format),
+    }
+}
+
+/// Calls `each` with every device, page by page, until it says false; true when all were seen.
+pub fn for_each(
+    client: &Client,
+    gateway: Option<&GatewayId>,
+    mut each: impl FnMut(Device) -> Result<bool, Error>,
+) -> Result<bool, Error> {
+    let mut after: Option<DeviceId> = None;
+    loop {
+        let mut query = vec![("limit", PAGE.to_string())];
+        query.extend(after.map(|id| ("after", id.to_string())));
+        query.extend(gateway.map(|id| ("gateway", id.to_string())));
+        let page: Devices = client.get("/v1/devices", &query)?;
+        for device in page.devices {
+            if !each(device)? {
+                return Ok(false);
+            }
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(true),
+        }
+    }
+}
+
+fn list(client: &Client, gateway: Option<&GatewayId>, limit: usize, format: Format) -> Result<(), Error> {
+    let mut printer = Printer::new::<Device>(format)?;
+    let mut printed = 0;
+    let complete = for_each(client, gateway, |device| {
+        if limit > 0 && printed == limit {
+            return Ok(false);
+        }
+        printed += 1;
+        printer.row(&device).map(|()| true)
+    })?;
+    printer.finish()?;
+    if !complete {
+        eprintln!("there are more than {limit}; --limit 0 lists all");
+    }
+    Ok(())
+}
+
+fn path(device: &DeviceId) -> String {
+    format!("/v1/devices/{device}")
+}
+
+impl Record for Device {
+    const COLUMNS: &'static [&'static str] = &[
+        "device",
+        "gateway",
+        "epoch",
+        "since",
+        "connected",
+        "migration",
+        "labels",
+        "note",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.device.to_string(),
+            self.gateway.to_string(),
+            self.epoch.to_string(),
+            self.since.to_string(),
+            or_dash(self.connected.as_ref()),
+            or_dash(self.migration),
+            self.labels.clone(),
+            self.note.clone(),
+        ]
+    }
+}

@@ -1,0 +1,71 @@
+use std::{io, path::PathBuf, process::ExitCode};
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No registrar answers there.
+    #[error(
+        "cannot reach the registrar at {server}: {reason}; is it running, and is --server (or REGISTRAR_SERVER) right?"
+    )]
+    Unreachable {
+        /// Where it was looked for.
+        server: String,
+        /// What the attempt came to.
+        reason: String,
+    },
+    /// The registrar said no.
+    #[error("{message}")]
+    Refused {
+        /// The code of [`crate::api::ApiError`].
+        code: String,
+        /// The same for people.
+        message: String,
+    },
+    /// What answers there is not this registrar's API.
+    #[error("{server} does not answer like a registrar: {reason}")]
+    Foreign {
+        /// Where it was asked.
+        server: String,
+        /// What is strange.
+        reason: String,
+    },
+    /// The time allowed is over.
+    #[error("{0}")]
+    TimedOut(String),
+    /// The work was done, and failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The command line makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// A file of the operator's cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// Stdout cannot be written.
+    #[error("cannot write the output: {0}")]
+    Output(io::Error),
+}
+
+impl Error {
+    /// Whether the reader of stdout has gone away, which is its good right.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// What the shell is told.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage(_) => 2,
+            Self::TimedOut(_) => 4,
+            Self::Refused { code, .. } if matches!(code.as_str(), "unknown_device" | "unknown_migration") => {
+                5
+            }
+            _ => 1,
+        })
+    }
+}

@@ -1,0 +1,57 @@
+use clap::Subcommand;
+use protocol::GatewayId;
+
+use super::{
+    Client, Error,
+    output::{Format, Record, name, or_dash, print, print_all},
+};
+use crate::api::{Gateway, Gateways};
+
+/// What to do with gateways.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// List all gateways that ever connected or have devices.
+    List,
+    /// Show one gateway.
+    Show {
+        /// The gateway.
+        gateway: GatewayId,
+    },
+}
+
+pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
+    match verb {
+        Verb::List => print_all(format, &client.get::<Gateways>("/v1/gateways", &[])?.gateways),
+        Verb::Show { gateway } => print(
+            format,
+            &client.get::<Gateway>(&format!("/v1/gateways/{gateway}"), &[])?,
+        ),
+    }
+}
+
+impl Record for Gateway {
+    const COLUMNS: &'static [&'static str] = &[
+        "gateway",
+        "state",
+        "endpoints",
+        "connected",
+        "assigned",
+        "capacity",
+        "version",
+        "seen",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let endpoints: Vec<_> = self.endpoints.iter().map(ToString::to_string).collect();
+        vec![
+            self.gateway.to_string(),
+            name(self.state),
+            endpoints.join(" "),
+            self.connected.to_string(),
+            self.assigned.to_string(),
+            or_dash(self.capacity),
+            self.version.clone(),
+            or_dash(self.seen),
+        ]
+    }
+}

@@ -1,0 +1,168 @@
+use std::{
+    fs::File,
+    io::{self, BufRead, Read},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{
+    Client, Error,
+    output::{Format, Record, print},
+};
+use crate::api::ImportProgress;
+
+pub const HELP: &str = "Assign the devices of a file, all of them or none.
+
+CSV has a header with the columns device and gateway, and may have labels and note; the delimiter is , or ;.
+NDJSON has one object a line with the same fields. A device that has another gateway is moved.
+When a line is wrong, nothing is written, and every wrong line is named on stderr (the first hundred).";
+
+/// What a file of devices is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Input {
+    /// Comma- or semicolon-separated values with a header.
+    Csv,
+    /// One JSON object a line.
+    Ndjson,
+}
+
+impl Input {
+    fn of(file: &Path) -> Result<Self, Error> {
+        match file.extension().and_then(|extension| extension.to_str()) {
+            Some("csv") => Ok(Self::Csv),
+            Some("ndjson" | "jsonl") => Ok(Self::Ndjson),
+            _ => Err(Error::Usage(format!(
+                "cannot tell the format of {}: say --format csv or --format ndjson",
+                file.display()
+            ))),
+        }
+    }
+}
+
+/// One import.
+pub struct Import {
+    pub file: PathBuf,
+    pub dry_run: bool,
+    pub input: Option<Input>,
+    pub allow_unknown_gateway: bool,
+}
+
+/// What an import came to.
+#[derive(Serialize)]
+struct Summary {
+    added: u64,
+    moved: u64,
+    kept: u64,
+    dry_run: bool,
+}
+
+impl Record for Summary {
+    const COLUMNS: &'static [&'static str] = &["added", "moved", "kept", "dry_run"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.added.to_string(),
+            self.moved.to_string(),
+            self.kept.to_string(),
+            self.dry_run.to_string(),
+        ]
+    }
+}
+
+impl Import {
+    pub fn run(self, client: &Client, format: Format) -> Result<(), Error> {
+        let input = self.input.map_or_else(|| Input::of(&self.file), Ok)?;
+        let (name, content_type) = match input {
+            Input::Csv => ("csv", "text/csv"),
+            Input::Ndjson => ("ndjson", "application/x-ndjson"),
+        };
+        let query = [
+            ("format", name.to_owned()),
+            ("dry_run", self.dry_run.to_string()),
+            ("allow_unknown_gateway", self.allow_unknown_gateway.to_string()),
+        ];
+        let (reader, size) = self.open()?;
+        let bar = bar(size);
+        let mut body = bar.wrap_read(reader);
+        let answer = client.upload("/v1/import", &query, content_type, &mut body)?;
+        bar.set_length(0);
+        let summary = self.follow(client, answer, &bar)?;
+        bar.finish_and_clear();
+        print(format, &summary)
+    }
+
+    fn open(&self) -> Result<(Box<dyn Read>, Option<u64>), Error> {
+        if self.file.as_os_str() == "-" {
+            return Ok((Box::new(io::stdin()), None));
+        }
+        let failed = |source| Error::File {
+            path: self.file.clone(),
+            source,
+        };
+        let file = File::open(&self.file).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        Ok((Box::new(file), Some(size)))
+    }
+
+    /// Reads what the registrar tells until it is done.
+    fn follow(&self, client: &Client, answer: impl BufRead, bar: &ProgressBar) -> Result<Summary, Error> {
+        for line in answer.lines() {
+            let line = line.map_err(|error| {
+                Error::Failed(format!(
+                    "the connection broke before the import was done: {error}"
+                ))
+            })?;
+            match serde_json::from_str(&line).map_err(|error| client.foreign(error))? {
+                ImportProgress::Progress { phase, rows, total } => {
+                    bar.set_style(counting());
+                    bar.set_message(phase);
+                    bar.set_length(total.unwrap_or(rows));
+                    bar.set_position(rows);
+                }
+                ImportProgress::Rejected { line, error } => {
+                    bar.suspend(|| eprintln!("{}:{line}: {error}", self.file.display()));
+                }
+                ImportProgress::Done {
+                    added,
+                    moved,
+                    kept,
+                    dry_run,
+                } => {
+                    return Ok(Summary {
+                        added,
+                        moved,
+                        kept,
+                        dry_run,
+                    });
+                }
+                ImportProgress::Failed { error, .. } => {
+                    bar.finish_and_clear();
+                    return Err(Error::Failed(format!("nothing was imported: {error}")));
+                }
+            }
+        }
+        Err(Error::Failed(
+            "the registrar stopped before the import was done".into(),
+        ))
+    }
+}
+
+/// Shows the upload, on a terminal only.
+fn bar(size: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::new(size.unwrap_or(0));
+    bar.set_style(
+        ProgressStyle::with_template("sending {bytes} of {total_bytes} {wide_bar} {elapsed}")
+            .expect("the template is well formed"),
+    );
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn counting() -> ProgressStyle {
+    ProgressStyle::with_template("{msg} {human_pos} of {human_len} {wide_bar} {per_sec} {elapsed}")
+        .expect("the template is well formed")
+}

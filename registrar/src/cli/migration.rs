@@ -1,0 +1,153 @@
+use std::time::Duration;
+
+use clap::{Subcommand, ValueEnum};
+use protocol::{CommandId, DeviceId, GatewayId};
+
+use super::{
+    Client, Error,
+    output::{Format, Record, name, or_dash, print, print_all},
+    watch::{Until, Watch},
+};
+use crate::api::{Migration, Migrations, StartMigration};
+
+const WATCH: &str = "Exits 0 once the device was seen on its new gateway, 4 when the timeout is over first (the move stays pending), \
+    1 when a later assignment took its place. Ctrl-C stops watching (exit code 130), never the move.";
+
+/// What to do with moves.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Move a device to another gateway.
+    #[command(after_help = WATCH)]
+    Start {
+        /// The device.
+        device: DeviceId,
+        /// The gateway it is to have.
+        gateway: GatewayId,
+        /// How long it may stay on the old gateway, for example 30s; the registrar's own when left out.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        grace: Option<Duration>,
+        /// Follow the move and print each step.
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        until: Until,
+    },
+    /// List moves, newest first.
+    List {
+        /// Only those of this device.
+        #[arg(long)]
+        device: Option<DeviceId>,
+        /// Only those from or to this gateway.
+        #[arg(long)]
+        gateway: Option<GatewayId>,
+        /// Which ones.
+        #[arg(long, default_value = "open")]
+        state: Selection,
+        /// How many at most.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show one move.
+    Show {
+        /// The move.
+        migration: CommandId,
+    },
+    /// Follow one move and print each step.
+    #[command(after_help = WATCH)]
+    Watch {
+        /// The move.
+        migration: CommandId,
+        #[command(flatten)]
+        until: Until,
+    },
+}
+
+/// Which moves are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Selection {
+    /// Those with something left to do.
+    Open,
+    /// All that are remembered.
+    All,
+}
+
+pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
+    match verb {
+        Verb::Start {
+            device,
+            gateway,
+            grace,
+            watch,
+            until,
+        } => {
+            let body = StartMigration {
+                device,
+                gateway,
+                reason: None,
+                grace_ms: grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+            };
+            let migration: Migration = client.post("/v1/migrations", &body)?;
+            if watch {
+                Watch::new(client, format, &until).follow(migration)
+            } else {
+                print(format, &migration)
+            }
+        }
+        Verb::List {
+            device,
+            gateway,
+            state,
+            limit,
+        } => {
+            let state = if state == Selection::Open { "open" } else { "all" };
+            let mut query = vec![("state", state.to_owned()), ("limit", limit.to_string())];
+            query.extend(device.map(|id| ("device", id.to_string())));
+            query.extend(gateway.map(|id| ("gateway", id.to_string())));
+            print_all(
+                format,
+                &client.get::<Migrations>("/v1/migrations", &query)?.migrations,
+            )
+        }
+        Verb::Show { migration } => print(format, &client.get::<Migration>(&path(migration), &[])?),
+        Verb::Watch { migration, until } => {
+            let migration = client.get(&path(migration), &[])?;
+            Watch::new(client, format, &until).follow(migration)
+        }
+    }
+}
+
+/// Where one move is found.
+pub fn path(migration: CommandId) -> String {
+    format!("/v1/migrations/{migration}")
+}
+
+impl Record for Migration {
+    const COLUMNS: &'static [&'static str] = &[
+        "migration",
+        "device",
+        "from",
+        "to",
+        "epoch",
+        "reason",
+        "state",
+        "since",
+        "stuck",
+        "detail",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let from: Vec<_> = self.from.iter().map(ToString::to_string).collect();
+        vec![
+            self.migration.to_string(),
+            self.device.to_string(),
+            from.join(" "),
+            self.to.to_string(),
+            self.epoch.to_string(),
+            name(self.reason),
+            name(self.state),
+            or_dash(self.steps.last().map(|step| step.at)),
+            self.stuck.to_string(),
+            or_dash(self.detail.as_ref()),
+        ]
+    }
+}

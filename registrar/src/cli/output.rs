@@ -1,0 +1,146 @@
+use std::io::{self, BufWriter, Stdout, Write};
+
+use clap::ValueEnum;
+use comfy_table::{Table, presets::NOTHING};
+use serde::Serialize;
+
+use super::Error;
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns for people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON document a line.
+    Ndjson,
+    /// Comma-separated values with a header.
+    Csv,
+}
+
+/// Something that prints as a row.
+pub trait Record: Serialize {
+    /// The columns' names.
+    const COLUMNS: &'static [&'static str];
+
+    /// The columns' values, as many as there are names.
+    fn cells(&self) -> Vec<String>;
+}
+
+enum Sink {
+    Table(Table, BufWriter<Stdout>),
+    Json { out: BufWriter<Stdout>, empty: bool },
+    Ndjson(BufWriter<Stdout>),
+    Csv(Box<csv::Writer<Stdout>>),
+}
+
+/// Prints many records, as they come in every format but `table`.
+pub struct Printer(Sink);
+
+impl Printer {
+    pub fn new<T: Record>(format: Format) -> Result<Self, Error> {
+        let out = BufWriter::new(io::stdout());
+        Ok(Self(match format {
+            Format::Table => {
+                let mut table = Table::new();
+                table.load_style(NOTHING);
+                table.set_header(T::COLUMNS.iter().map(|name| name.to_uppercase()));
+                Sink::Table(table, out)
+            }
+            Format::Json => Sink::Json { out, empty: true },
+            Format::Ndjson => Sink::Ndjson(out),
+            Format::Csv => {
+                let mut writer = csv::Writer::from_writer(io::stdout());
+                writer.write_record(T::COLUMNS).map_err(from_csv)?;
+                Sink::Csv(Box::new(writer))
+            }
+        }))
+    }
+
+    pub fn row<T: Record>(&mut self, record: &T) -> Result<(), Error> {
+        match &mut self.0 {
+            Sink::Table(table, _) => {
+                table.add_row(record.cells());
+                Ok(())
+            }
+            Sink::Json { out, empty } => {
+                let open: &[u8] = if *empty { b"[\n" } else { b",\n" };
+                *empty = false;
+                out.write_all(open).map_err(Error::Output)?;
+                write_json(out, record)
+            }
+            Sink::Ndjson(out) => {
+                write_json(out, record)?;
+                out.write_all(b"\n").map_err(Error::Output)
+            }
+            Sink::Csv(writer) => writer.write_record(record.cells()).map_err(from_csv),
+        }
+    }
+
+    /// Shows what was printed so far, where the format allows it.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        match &mut self.0 {
+            Sink::Table(_, out) | Sink::Json { out, .. } | Sink::Ndjson(out) => out.flush(),
+            Sink::Csv(writer) => writer.flush(),
+        }
+        .map_err(Error::Output)
+    }
+
+    pub fn finish(mut self) -> Result<(), Error> {
+        match &mut self.0 {
+            Sink::Table(table, out) => writeln!(out, "{}", table.trim_fmt()),
+            Sink::Json { out, empty: true } => out.write_all(b"[]\n"),
+            Sink::Json { out, empty: false } => out.write_all(b"\n]\n"),
+            Sink::Ndjson(_) | Sink::Csv(_) => Ok(()),
+        }
+        .map_err(Error::Output)?;
+        self.flush()
+    }
+}
+
+/// Prints one record; as JSON it is a document of its own, not a list of one.
+pub fn print<T: Record>(format: Format, record: &T) -> Result<(), Error> {
+    if format == Format::Json {
+        let mut out = BufWriter::new(io::stdout());
+        serde_json::to_writer_pretty(&mut out, record).map_err(from_json)?;
+        return writeln!(out).and_then(|()| out.flush()).map_err(Error::Output);
+    }
+    print_all(format, std::slice::from_ref(record))
+}
+
+/// Prints a list.
+pub fn print_all<T: Record>(format: Format, records: &[T]) -> Result<(), Error> {
+    let mut printer = Printer::new::<T>(format)?;
+    records.iter().try_for_each(|record| printer.row(record))?;
+    printer.finish()
+}
+
+/// The text of an enum of the API, as in its JSON.
+pub fn name(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(other) => other.to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// What is there, or `-`.
+pub fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
+}
+
+fn write_json(out: &mut impl Write, record: &impl Serialize) -> Result<(), Error> {
+    serde_json::to_writer(out, record).map_err(from_json)
+}
+
+fn from_json(error: serde_json::Error) -> Error {
+    Error::Output(error.into())
+}
+
+fn from_csv(error: csv::Error) -> Error {
+    Error::Output(match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        kind => io::Error::other(format!("{kind:?}")),
+    })
+}

@@ -1,0 +1,253 @@
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use protocol::{CommandId, DeviceId};
+use serde::Serialize;
+
+use super::{
+    Client, Error, migration,
+    output::{Format, Printer, Record, name, print},
+};
+use crate::api::{Migration, MigrationState, Step};
+
+/// How long the registrar is asked to hold back an answer that has nothing new.
+const LONG_POLL: Duration = Duration::from_secs(20);
+/// What an answer may take beyond that.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long to wait before asking again a registrar that is away.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// When to stop following a move.
+#[derive(Clone, Debug, Args)]
+pub struct Until {
+    /// Stop watching after this long, for example 60s; never when left out.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    /// Watch up to this state.
+    #[arg(long, default_value = "seen")]
+    until: Goal,
+}
+
+/// What a watcher waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Goal {
+    /// The device is on its new gateway.
+    Seen,
+    /// The old gateway has cleared its notice, too.
+    Done,
+}
+
+/// Follows one move.
+pub struct Watch<'a> {
+    client: &'a Client,
+    format: Format,
+    goal: MigrationState,
+    deadline: Option<Instant>,
+    started: Instant,
+}
+
+/// One step, as it is printed.
+#[derive(Serialize)]
+struct Line {
+    migration: CommandId,
+    device: DeviceId,
+    state: MigrationState,
+    at: Timestamp,
+}
+
+impl Record for Line {
+    const COLUMNS: &'static [&'static str] = &["migration", "device", "state", "at"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.migration.to_string(),
+            self.device.to_string(),
+            name(self.state),
+            self.at.to_string(),
+        ]
+    }
+}
+
+impl<'a> Watch<'a> {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a timeout of the command line is wall-clock time"
+    )]
+    pub fn new(client: &'a Client, format: Format, until: &Until) -> Self {
+        let started = Instant::now();
+        Self {
+            client,
+            format,
+            goal: match until.until {
+                Goal::Seen => MigrationState::Seen,
+                Goal::Done => MigrationState::Done,
+            },
+            deadline: until.timeout.and_then(|timeout| started.checked_add(timeout)),
+            started,
+        }
+    }
+
+    /// Prints every step until the goal is reached.
+    pub fn follow(&self, mut migration: Migration) -> Result<(), Error> {
+        let mut steps = Steps::new(self.format)?;
+        loop {
+            steps.print(&migration)?;
+            if migration.state == MigrationState::Superseded {
+                return Err(Error::Failed(format!(
+                    "a later assignment of {} took the place of this move",
+                    migration.device
+                )));
+            }
+            if migration.state >= self.goal {
+                return steps.finish(&migration);
+            }
+            migration = match self.next(&migration)? {
+                Some(next) => next,
+                None => {
+                    steps.finish(&migration)?;
+                    return Err(self.timed_out(&migration));
+                }
+            };
+        }
+    }
+
+    /// The move once it has changed; none when the time is over first.
+    fn next(&self, known: &Migration) -> Result<Option<Migration>, Error> {
+        let mut told = false;
+        loop {
+            let wait = self.left().min(LONG_POLL);
+            if wait.is_zero() {
+                return Ok(None);
+            }
+            let query = [
+                ("after_revision", known.revision.to_string()),
+                ("wait_ms", wait.as_millis().to_string()),
+            ];
+            let path = migration::path(known.migration);
+            match self.client.get_within::<Migration>(&path, &query, wait + ANSWER) {
+                Ok(next) if next != *known => return Ok(Some(next)),
+                Ok(_) => {}
+                Err(error @ Error::Unreachable { .. }) => {
+                    if !std::mem::replace(&mut told, true) {
+                        eprintln!("{error} (watching goes on)");
+                    }
+                    thread::sleep(RETRY.min(self.left()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a timeout of the command line is wall-clock time"
+    )]
+    fn left(&self) -> Duration {
+        self.deadline.map_or(Duration::MAX, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        })
+    }
+
+    fn timed_out(&self, migration: &Migration) -> Error {
+        let after = self
+            .deadline
+            .map_or(Duration::ZERO, |deadline| deadline - self.started);
+        let detail = migration.detail.as_ref().map(|detail| format!(" ({detail})"));
+        Error::TimedOut(format!(
+            "{} was not seen on {} within {}: the move is {}{} and stays pending; follow it with: registrar migration watch {}",
+            migration.device,
+            migration.to,
+            humantime::format_duration(after),
+            name(migration.state),
+            detail.unwrap_or_default(),
+            migration.migration,
+        ))
+    }
+}
+
+/// Prints the steps of a move, each once.
+struct Steps {
+    format: Format,
+    printer: Option<Printer>,
+    printed: usize,
+}
+
+impl Steps {
+    fn new(format: Format) -> Result<Self, Error> {
+        let printer = match format {
+            Format::Ndjson | Format::Csv => Some(Printer::new::<Line>(format)?),
+            Format::Table | Format::Json => None,
+        };
+        Ok(Self {
+            format,
+            printer,
+            printed: 0,
+        })
+    }
+
+    fn print(&mut self, migration: &Migration) -> Result<(), Error> {
+        for step in migration.steps.iter().skip(self.printed) {
+            match &mut self.printer {
+                Some(printer) => {
+                    let Migration {
+                        migration, device, ..
+                    } = migration.clone();
+                    printer.row(&Line {
+                        migration,
+                        device,
+                        state: step.state,
+                        at: step.at,
+                    })?;
+                    printer.flush()?;
+                }
+                None if self.format == Format::Table => print_line(&describe(migration, step))?,
+                None => {}
+            }
+        }
+        self.printed = self.printed.max(migration.steps.len());
+        Ok(())
+    }
+
+    fn finish(self, migration: &Migration) -> Result<(), Error> {
+        match self.printer {
+            Some(printer) => printer.finish(),
+            None if self.format == Format::Json => print(Format::Json, migration),
+            None => Ok(()),
+        }
+    }
+}
+
+fn print_line(line: &str) -> Result<(), Error> {
+    use std::io::Write;
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(Error::Output)
+}
+
+/// One step for people: when, how long after the first one, and what it means.
+fn describe(migration: &Migration, step: &Step) -> String {
+    let from: Vec<_> = migration.from.iter().map(ToString::to_string).collect();
+    let (device, from, to) = (&migration.device, from.join(", "), &migration.to);
+    let what = match step.state {
+        MigrationState::Planned => {
+            format!("{device} belongs to {to} now, epoch {}, durably", migration.epoch)
+        }
+        MigrationState::Notified => format!("notice published on {from}"),
+        MigrationState::Asked => format!("{device} asked and was given {to}"),
+        MigrationState::Seen => format!("{device} is connected on {to}"),
+        MigrationState::Done => format!("notice cleared on {from}"),
+        MigrationState::Superseded => format!("a later assignment of {device} took its place"),
+    };
+    let first = migration.steps.first().map_or(step.at, |first| first.at);
+    let after = step.at.duration_since(first).as_secs_f64();
+    format!(
+        "{:.3}  {after:>+9.3} s  {:<10}  {what}",
+        step.at,
+        name(step.state)
+    )
+}
