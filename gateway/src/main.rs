@@ -1,2 +1,2 @@
-//! doc
+//! The `gateway` program.
 fn main() {}

@@ -1,0 +1,121 @@
+use jiff::Timestamp;
+use protocol::{
+    CommandId, DeviceId, Endpoint, Epoch,
+    message::{HeldNotice, HeldState, Migrate, MoveReason, VERSION},
+};
+use serde::{Deserialize, Serialize};
+
+/// What is known of one device: the last epoch acted on, and how the device stands since. It is what the store keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// The last epoch acted on; a command of a lower one is stale.
+    pub epoch: Epoch,
+    /// The command it came with.
+    pub command: CommandId,
+    /// Since when the device stands like this.
+    pub at: Timestamp,
+    /// How the device stands.
+    pub standing: Standing,
+}
+
+/// How a device stands with this gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Standing {
+    /// It belongs elsewhere and is given a notice; rejected once the grace is over.
+    Published(Notice),
+    /// It was seen elsewhere and has left; rejected.
+    Moved {
+        /// Where it belongs, if known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<Endpoint>,
+    },
+    /// It belongs here.
+    Admitted,
+}
+
+/// A published notice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Notice {
+    /// Why the device is moved.
+    pub reason: MoveReason,
+    /// The window of the device's random delay, in milliseconds.
+    pub spread_ms: u64,
+    /// When the grace ends.
+    pub deadline: Timestamp,
+    /// Where the device belongs, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Endpoint>,
+    /// A clear that waits for the device to leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clear: Option<Clear>,
+}
+
+/// A clear that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clear {
+    /// The command to answer.
+    pub command: CommandId,
+    /// The epoch the device was seen with.
+    pub epoch: Epoch,
+}
+
+impl Entry {
+    /// Whether the device may not connect, nor stay.
+    pub fn bars(&self, now: Timestamp) -> bool {
+        match &self.standing {
+            Standing::Published(notice) => now >= notice.deadline,
+            Standing::Moved { .. } => true,
+            Standing::Admitted => false,
+        }
+    }
+
+    /// Where the device belongs, if it belongs elsewhere and that is known.
+    pub fn server(&self) -> Option<&Endpoint> {
+        match &self.standing {
+            Standing::Published(Notice { server, .. }) | Standing::Moved { server } => server.as_ref(),
+            Standing::Admitted => None,
+        }
+    }
+
+    /// The clear that waits for the device to leave.
+    pub fn clear(&self) -> Option<Clear> {
+        match &self.standing {
+            Standing::Published(notice) => notice.clear,
+            _ => None,
+        }
+    }
+
+    /// The retained message, while there is one.
+    pub fn migrate(&self) -> Option<Migrate> {
+        match &self.standing {
+            Standing::Published(notice) => Some(Migrate {
+                v: VERSION,
+                command: self.command,
+                epoch: self.epoch,
+                reason: notice.reason,
+                spread_ms: notice.spread_ms,
+                not_after: Some(notice.deadline),
+            }),
+            _ => None,
+        }
+    }
+
+    /// What a snapshot says of it.
+    pub fn held(&self, device: &DeviceId) -> Option<HeldNotice> {
+        let state = match self.standing {
+            Standing::Published(_) => HeldState::Published,
+            Standing::Moved { .. } => HeldState::Moved,
+            Standing::Admitted => return None,
+        };
+        Some(HeldNotice {
+            device: device.clone(),
+            epoch: self.epoch,
+            command: self.command,
+            state,
+        })
+    }
+}

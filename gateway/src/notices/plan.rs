@@ -1,0 +1,259 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use protocol::{
+    CommandId, DeviceId, Epoch,
+    message::{Command, Event, Instruction},
+};
+
+use super::{Clear, Effect, Entry, Notice, Notices, Standing};
+
+/// A change that is not visible yet; see [`Notices::plan`].
+#[derive(Debug, Default)]
+#[must_use = "a plan is committed or rolled back"]
+pub struct Plan {
+    pub(super) changes: BTreeMap<DeviceId, Option<Entry>>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) touched: BTreeSet<DeviceId>,
+    published: usize,
+}
+
+impl Plan {
+    /// What is to be durable before the plan is committed: entries to write, or (`None`) to delete.
+    pub fn changes(&self) -> &BTreeMap<DeviceId, Option<Entry>> {
+        &self.changes
+    }
+}
+
+/// One command's share of what planning looks at.
+struct Step<'a> {
+    notices: &'a Notices,
+    connected: &'a dyn Fn(&DeviceId) -> bool,
+    now: Timestamp,
+    plan: Plan,
+}
+
+impl Notices {
+    /// Works out what the commands ask, in order, and what is due for devices that came or left. `connected` tells who
+    /// is connected now.
+    pub fn plan(
+        &mut self,
+        commands: &[Command],
+        connected: &dyn Fn(&DeviceId) -> bool,
+        now: Timestamp,
+    ) -> Plan {
+        let touched = std::mem::take(&mut self.touched);
+        let mut step = Step {
+            notices: self,
+            connected,
+            now,
+            plan: Plan {
+                published: self.published.len(),
+                ..Plan::default()
+            },
+        };
+        for device in &touched {
+            step.settle(device);
+        }
+        for command in commands {
+            step.apply(command);
+        }
+        step.forget(&self.moved, self.limits.moved, |entry| {
+            matches!(entry.standing, Standing::Moved { .. })
+        });
+        step.forget(&self.admitted, self.limits.admitted, |entry| {
+            entry.standing == Standing::Admitted
+        });
+        let mut plan = step.plan;
+        plan.touched = touched;
+        plan
+    }
+}
+
+impl Step<'_> {
+    fn held(&self, device: &DeviceId) -> Option<Entry> {
+        match self.plan.changes.get(device) {
+            Some(changed) => changed.clone(),
+            None => self.notices.entries.get(device).cloned(),
+        }
+    }
+
+    fn put(&mut self, device: &DeviceId, epoch: Epoch, command: CommandId, standing: Standing) {
+        let was = matches!(
+            self.held(device),
+            Some(Entry {
+                standing: Standing::Published(_),
+                ..
+            })
+        );
+        let is = matches!(standing, Standing::Published(_));
+        self.plan.published = self.plan.published + usize::from(is) - usize::from(was);
+        let at = self.now;
+        let entry = Entry {
+            epoch,
+            command,
+            at,
+            standing,
+        };
+        self.plan.changes.insert(device.clone(), Some(entry));
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        self.plan.effects.push(effect);
+    }
+
+    fn settle(&mut self, device: &DeviceId) {
+        let Some(entry) = self.held(device) else { return };
+        if (self.connected)(device) {
+            if entry.bars(self.now) {
+                self.effect(Effect::Kick(device.clone(), entry.server().cloned()));
+            }
+        } else if let Some(clear) = entry.clear() {
+            self.withdraw(device, &entry, clear);
+        }
+    }
+
+    fn apply(&mut self, command: &Command) {
+        let id = command.command;
+        match &command.instruction {
+            Instruction::Notify {
+                device,
+                epoch,
+                reason,
+                grace_ms,
+                spread_ms,
+                server,
+            } => {
+                let notice = Notice {
+                    reason: *reason,
+                    spread_ms: *spread_ms,
+                    deadline: after(self.now, *grace_ms),
+                    server: server.clone(),
+                    clear: None,
+                };
+                self.notify(id, device, *epoch, notice);
+            }
+            Instruction::Clear { device, epoch } => self.clear(id, device, *epoch),
+            Instruction::Admit { device, epoch } => self.admit(id, device, *epoch),
+            Instruction::Resync => self.effect(Effect::Resync),
+        }
+    }
+
+    fn notify(&mut self, command: CommandId, device: &DeviceId, epoch: Epoch, notice: Notice) {
+        let noticed = Effect::Emit(Event::Noticed {
+            device: device.clone(),
+            epoch,
+            command,
+        });
+        let held = self.held(device);
+        match &held {
+            Some(entry) if stale(entry, epoch) => return self.effect(Effect::Stale(device.clone(), epoch)),
+            // Once more the same notice: answered again, its grace runs on. One that was cleared stays cleared.
+            Some(entry) if entry.epoch == epoch => {
+                if entry.bars(self.now) && (self.connected)(device) {
+                    self.effect(Effect::Kick(device.clone(), entry.server().cloned()));
+                }
+                return self.effect(noticed);
+            }
+            _ => {}
+        }
+        let replaces = held.is_some_and(|entry| matches!(entry.standing, Standing::Published(_)));
+        if !replaces && self.plan.published >= self.notices.limits.published {
+            return self.effect(Effect::Full(device.clone()));
+        }
+        self.put(device, epoch, command, Standing::Published(notice));
+        if let Some(migrate) = self.held(device).and_then(|entry| entry.migrate()) {
+            self.effect(Effect::Publish(device.clone(), migrate));
+        }
+        self.effect(noticed);
+    }
+
+    fn clear(&mut self, command: CommandId, device: &DeviceId, epoch: Epoch) {
+        let clear = Clear { command, epoch };
+        match self.held(device) {
+            Some(entry) if stale(&entry, epoch) => self.effect(Effect::Stale(device.clone(), epoch)),
+            Some(mut entry) if (self.connected)(device) && entry.migrate().is_some() => {
+                if let Standing::Published(notice) = &mut entry.standing {
+                    notice.clear = Some(clear);
+                }
+                self.plan.changes.insert(device.clone(), Some(entry));
+            }
+            Some(entry) => self.withdraw(device, &entry, clear),
+            None => {
+                self.put(device, epoch, command, Standing::Moved { server: None });
+                self.effect(cleared(device, clear));
+            }
+        }
+    }
+
+    fn withdraw(&mut self, device: &DeviceId, entry: &Entry, clear: Clear) {
+        let epoch = entry.epoch.max(clear.epoch);
+        let server = entry.server().cloned();
+        if entry.migrate().is_some() {
+            self.effect(Effect::Unpublish(device.clone()));
+        }
+        if epoch > entry.epoch || !matches!(entry.standing, Standing::Moved { .. }) {
+            self.put(device, epoch, entry.command, Standing::Moved { server });
+        }
+        self.effect(cleared(device, clear));
+    }
+
+    fn admit(&mut self, command: CommandId, device: &DeviceId, epoch: Epoch) {
+        match self.held(device) {
+            Some(entry) if epoch < entry.epoch => {
+                return self.effect(Effect::Stale(device.clone(), epoch));
+            }
+            Some(entry) if epoch == entry.epoch && entry.standing == Standing::Admitted => return,
+            Some(entry) if entry.migrate().is_some() => self.effect(Effect::Unpublish(device.clone())),
+            _ => {}
+        }
+        self.put(device, epoch, command, Standing::Admitted);
+    }
+
+    /// Deletes the oldest memories above the limit.
+    fn forget(&mut self, remembered: &BTreeSet<(Timestamp, DeviceId)>, limit: usize, is: fn(&Entry) -> bool) {
+        let changes = &self.plan.changes;
+        let mut new: Vec<_> = changes
+            .iter()
+            .filter_map(|(device, entry)| {
+                Some((entry.as_ref().filter(|entry| is(entry))?.at, device.clone()))
+            })
+            .collect();
+        new.sort_unstable();
+        let replaced = changes
+            .keys()
+            .filter(|device| self.notices.entries.get(*device).is_some_and(is))
+            .count();
+        let excess = (remembered.len() + new.len() - replaced).saturating_sub(limit);
+        let oldest: Vec<_> = remembered
+            .iter()
+            .filter(|(_, device)| !changes.contains_key(device))
+            .chain(&new)
+            .take(excess)
+            .map(|(_, device)| device.clone())
+            .collect();
+        for device in oldest {
+            self.plan.changes.insert(device.clone(), None);
+            self.effect(Effect::Forgot(device));
+        }
+    }
+}
+
+/// Whether a notice or clear of this epoch is older than what was acted on. An epoch that was admitted here cannot be an
+/// assignment elsewhere.
+fn stale(entry: &Entry, epoch: Epoch) -> bool {
+    epoch < entry.epoch || (epoch == entry.epoch && entry.standing == Standing::Admitted)
+}
+
+fn cleared(device: &DeviceId, clear: Clear) -> Effect {
+    Effect::Emit(Event::Cleared {
+        device: device.clone(),
+        epoch: clear.epoch,
+        command: clear.command,
+    })
+}
+
+fn after(now: Timestamp, millis: u64) -> Timestamp {
+    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(now.as_millisecond().saturating_add(millis)).unwrap_or(Timestamp::MAX)
+}
