@@ -1,1 +1,243 @@
-//! The in-memory directory.
+//! The in-memory directory: what answers every query.
+//!
+//! A map from device id to a [`Row`] of 24 bytes, in 256 shards with a lock each. It holds what the store has
+//! acknowledged, and where devices were seen, which nobody stores.
+
+mod gateways;
+mod row;
+
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
+use parking_lot::RwLock;
+use protocol::{DeviceId, GatewayId};
+
+use gateways::Gateways;
+pub use gateways::{Counts, GatewayNumber};
+pub use row::Row;
+
+use crate::store::{
+    Loaded, Store, StoreError,
+    record::{DeviceRecord, GatewayRecord, ImportRecord, MoveRecord},
+};
+
+const SHARDS: usize = 256;
+
+struct Slot {
+    id: Box<str>,
+    row: Row,
+}
+
+/// Device id → row, and gateway id ↔ number.
+pub struct Directory {
+    hasher: DefaultHashBuilder,
+    shards: Box<[RwLock<HashTable<Slot>>]>,
+    gateways: Gateways,
+}
+
+/// What [`Directory::load`] found beside the devices.
+#[derive(Debug, Default)]
+pub struct Rest {
+    /// The gateways known.
+    pub gateways: Vec<(GatewayId, GatewayRecord)>,
+    /// The open moves, oldest first.
+    pub moves: Vec<MoveRecord>,
+    /// An import to be finished.
+    pub import: Option<ImportRecord>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            hasher: DefaultHashBuilder::default(),
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            gateways: Gateways::default(),
+        }
+    }
+}
+
+impl Directory {
+    /// The device's assignment; `None` for a removed or unknown device.
+    pub fn lookup(&self, device: &str) -> Option<Row> {
+        self.row(device).filter(Row::is_assigned)
+    }
+
+    /// All that is known of the device: also the row of one that was removed, or was only ever seen.
+    pub fn row(&self, device: &str) -> Option<Row> {
+        let (shard, hash) = self.place(device);
+        let shard = shard.read();
+        shard.find(hash, |slot| *slot.id == *device).map(|slot| slot.row)
+    }
+
+    /// Takes over a stored row, and returns whether it did: a row of the same or a higher epoch stays. Where the
+    /// device was seen stays as well, and that it is moving until the caller says otherwise.
+    pub fn apply(&self, device: &DeviceId, record: &DeviceRecord) -> bool {
+        let gateway = self.gateways.number(&record.gateway);
+        let (shard, hash) = self.place(device.as_str());
+        let mut shard = shard.write();
+        match shard.entry(
+            hash,
+            |slot| *slot.id == *device.as_str(),
+            |slot| self.hash(&slot.id),
+        ) {
+            Entry::Vacant(vacant) => {
+                let row = Row::unassigned().assigned(record, gateway);
+                self.gateways.replaced(None, Some(&row));
+                vacant.insert(Slot {
+                    id: device.as_str().into(),
+                    row,
+                });
+                true
+            }
+            Entry::Occupied(mut occupied) => {
+                let old = occupied.get().row;
+                if old.epoch() >= record.epoch {
+                    return false;
+                }
+                let row = old.assigned(record, gateway);
+                self.gateways.replaced(Some(&old), Some(&row));
+                occupied.get_mut().row = row;
+                true
+            }
+        }
+    }
+
+    /// Notes that the device is connected to a gateway. A device without a row gets one that only says this.
+    pub fn set_seen(&self, device: &DeviceId, gateway: GatewayNumber) -> Row {
+        let (shard, hash) = self.place(device.as_str());
+        let mut shard = shard.write();
+        let slot = shard.entry(
+            hash,
+            |slot| *slot.id == *device.as_str(),
+            |slot| self.hash(&slot.id),
+        );
+        let mut slot = slot.or_insert_with(|| Slot {
+            id: device.as_str().into(),
+            row: Row::unassigned(),
+        });
+        let row = &mut slot.get_mut().row;
+        let old = std::mem::replace(row, row.seen_on(Some(gateway)));
+        self.gateways.replaced(Some(&old), Some(row));
+        *row
+    }
+
+    /// Notes that the device left a gateway; ignored when it was last seen on another one. Returns whether it was
+    /// there.
+    pub fn clear_seen(&self, device: &str, gateway: GatewayNumber) -> bool {
+        let (shard, hash) = self.place(device);
+        let mut shard = shard.write();
+        let Ok(mut slot) = shard.find_entry(hash, |slot| *slot.id == *device) else {
+            return false;
+        };
+        let old = slot.get().row;
+        if old.seen() != Some(gateway) {
+            return false;
+        }
+        if old.is_known() {
+            let row = old.seen_on(None);
+            self.gateways.replaced(Some(&old), Some(&row));
+            slot.get_mut().row = row;
+        } else {
+            self.gateways.replaced(Some(&old), None);
+            slot.remove();
+        }
+        true
+    }
+
+    /// Marks whether the device has an open move. Ignored for a device without a row.
+    pub fn set_moving(&self, device: &str, moving: bool) {
+        let (shard, hash) = self.place(device);
+        if let Some(slot) = shard.write().find_mut(hash, |slot| *slot.id == *device) {
+            slot.row = slot.row.with_moving(moving);
+        }
+    }
+
+    /// Shows every row, in no order. A shard is locked while its rows are shown: `visit` must not come back here.
+    pub fn for_each(&self, mut visit: impl FnMut(&str, Row)) {
+        for shard in &self.shards {
+            for slot in shard.read().iter() {
+                visit(&slot.id, slot.row);
+            }
+        }
+    }
+
+    /// The devices last seen on a gateway.
+    pub fn seen_on(&self, gateway: GatewayNumber) -> Vec<DeviceId> {
+        let mut devices = Vec::new();
+        self.for_each(|id, row| {
+            if row.seen() == Some(gateway) {
+                devices.push(
+                    id.parse()
+                        .expect("only valid device ids are put into the directory"),
+                );
+            }
+        });
+        devices
+    }
+
+    /// How many devices are assigned, on all gateways.
+    pub fn len(&self) -> u64 {
+        self.gateways.assigned()
+    }
+
+    /// Whether no device is assigned.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number that stands for a gateway in rows; given to it now if it has none yet. Numbers count from 0.
+    pub fn number(&self, gateway: &GatewayId) -> GatewayNumber {
+        self.gateways.number(gateway)
+    }
+
+    /// The number of a gateway that has one.
+    pub fn find(&self, gateway: &str) -> Option<GatewayNumber> {
+        self.gateways.find(gateway)
+    }
+
+    /// The gateway a number stands for.
+    pub fn gateway(&self, number: GatewayNumber) -> GatewayId {
+        self.gateways.id(number)
+    }
+
+    /// How many devices are assigned to a gateway, and seen on it.
+    pub fn counts(&self, gateway: GatewayNumber) -> Counts {
+        self.gateways.counts(gateway)
+    }
+
+    /// Fills a directory from the store, and returns it with the rest of what a start needs.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn load(store: &dyn Store) -> Result<(Self, Rest), StoreError> {
+        let loaded = std::sync::Arc::new(parking_lot::Mutex::new((Self::default(), Rest::default())));
+        let target = std::sync::Arc::clone(&loaded);
+        let visit = move |record| {
+            let (directory, rest) = &mut *target.lock();
+            match record {
+                Loaded::Device(id, record) => {
+                    directory.apply(&id, &record);
+                }
+                Loaded::Gateway(id, record) => rest.gateways.push((id, record)),
+                Loaded::Move(record) => rest.moves.push(record),
+                Loaded::Import(record) => rest.import = Some(record),
+            }
+        };
+        store.load(Box::new(visit)).await?;
+        let mut loaded = loaded.lock();
+        Ok(std::mem::take(&mut *loaded))
+    }
+
+    fn hash(&self, device: &str) -> u64 {
+        self.hasher.hash_one(device)
+    }
+
+    fn place(&self, device: &str) -> (&RwLock<HashTable<Slot>>, u64) {
+        let hash = self.hash(device);
+        // The table takes its bucket from the low bits and its tag from the top seven.
+        (&self.shards[(hash >> 40) as usize % SHARDS], hash)
+    }
+}
+
+#[cfg(test)]
+mod tests;

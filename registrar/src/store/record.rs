@@ -1,1 +1,291 @@
-//! The stored records.
+//! The stored records and their encodings.
+//!
+//! Every record starts with a version byte. Device rows are packed by hand, as there are millions of them; the rest
+//! is JSON. Times are kept to the millisecond.
+
+use jiff::Timestamp;
+use protocol::{
+    CommandId, DeviceId, Epoch, GatewayId,
+    message::{GatewayStatus, MoveReason},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::api::{AuditEntry, Migration, MigrationState, Step};
+
+/// The longest labels and the longest note of a device, in bytes. Checked where they enter.
+pub const MAX_TEXT: usize = 4096;
+
+const VERSION: u8 = 1;
+const REMOVED: u8 = 1;
+
+/// One device's assignment. A removed device keeps its row, so that its epochs are never reused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// Its own gateway; of a removed device, the last one.
+    pub gateway: GatewayId,
+    /// The version of this assignment.
+    pub epoch: Epoch,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether the device was removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
+    /// Labels, at most [`MAX_TEXT`] bytes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub labels: String,
+    /// A note, at most [`MAX_TEXT`] bytes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// What is remembered of a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayRecord {
+    /// Its last retained status.
+    pub status: Option<GatewayStatus>,
+    /// When it was last heard of.
+    pub seen: Option<Timestamp>,
+}
+
+/// One gateway a moving device may still be on, and how far its notice there is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveSource {
+    /// The gateway.
+    pub gateway: GatewayId,
+    /// It has published the notice.
+    #[serde(default)]
+    pub noticed: bool,
+    /// It has cleared the notice.
+    #[serde(default)]
+    pub cleared: bool,
+}
+
+/// One move, with all that is needed to go on with it after a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveRecord {
+    /// Its id, which every command and notice of it carries.
+    pub id: CommandId,
+    /// The device.
+    pub device: DeviceId,
+    /// The gateways it may still be on.
+    pub from: Vec<MoveSource>,
+    /// The gateway it is to have.
+    pub to: GatewayId,
+    /// The assignment's epoch.
+    pub epoch: Epoch,
+    /// Why.
+    pub reason: MoveReason,
+    /// Who asked for it.
+    pub actor: String,
+    /// How long the device may stay once it was given the notice, in milliseconds.
+    pub grace_ms: u64,
+    /// The window over which devices spread their move, in milliseconds.
+    pub spread_ms: u64,
+    /// Where it is.
+    pub state: MigrationState,
+    /// Every state it went through.
+    pub steps: Vec<Step>,
+    /// What it waits for, or what the device last reported, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Grows with every change.
+    pub revision: u64,
+}
+
+impl MoveRecord {
+    /// Whether nothing is left to do.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, MigrationState::Done | MigrationState::Superseded)
+    }
+
+    /// What the API shows of it.
+    pub fn migration(&self, stuck: bool) -> Migration {
+        Migration {
+            migration: self.id,
+            device: self.device.clone(),
+            from: self.from.iter().map(|source| source.gateway.clone()).collect(),
+            to: self.to.clone(),
+            epoch: self.epoch,
+            reason: self.reason,
+            state: self.state,
+            steps: self.steps.clone(),
+            stuck,
+            detail: self.detail.clone(),
+            revision: self.revision,
+        }
+    }
+}
+
+/// One line of the audit log, before the store gives it its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// When.
+    pub at: Timestamp,
+    /// Who, as far as is known.
+    pub actor: String,
+    /// What: `assign`, `move`, `remove`, `import`.
+    pub action: String,
+    /// The device it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
+    /// The assignment before, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<(GatewayId, Epoch)>,
+    /// The assignment after, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<(GatewayId, Epoch)>,
+}
+
+impl AuditRecord {
+    /// The record at its place in the log.
+    pub fn at_seq(self, seq: u64) -> AuditEntry {
+        AuditEntry {
+            seq,
+            at: self.at,
+            actor: self.actor,
+            action: self.action,
+            device: self.device,
+            before: self.before,
+            after: self.after,
+        }
+    }
+}
+
+/// An import that was accepted and is being written; it is finished at the next start if need be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportRecord {
+    /// Names its staged rows.
+    pub id: CommandId,
+    /// Who asked for it.
+    pub actor: String,
+    /// When it was accepted.
+    pub at: Timestamp,
+    /// The last device written; rows are written in the order of their ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<DeviceId>,
+}
+
+/// Why stored bytes are not the record they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Fewer bytes than the record needs.
+    #[error("the record is cut short")]
+    Short,
+    /// A version this build does not know.
+    #[error("record version {0} is not known to this build")]
+    Version(u8),
+    /// Bytes that cannot be what they should.
+    #[error("the record is damaged: {0}")]
+    Damaged(String),
+}
+
+impl DeviceRecord {
+    /// The bytes to store.
+    pub fn encode(&self) -> Vec<u8> {
+        let texts = [self.gateway.as_str(), &self.labels, &self.note];
+        let mut bytes = Vec::with_capacity(24 + texts.iter().map(|text| text.len()).sum::<usize>());
+        bytes.push(VERSION);
+        bytes.push(if self.removed { REMOVED } else { 0 });
+        put_number(&mut bytes, self.epoch.get());
+        put_number(&mut bytes, self.since.as_millisecond() as u64);
+        for text in texts {
+            put_number(&mut bytes, text.len() as u64);
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        bytes
+    }
+
+    /// The record that [`encode`](Self::encode) made.
+    ///
+    /// # Errors
+    /// Another version, or bytes that no `encode` makes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let rest = &mut versioned(bytes)?;
+        let flags = take(rest, 1)?[0];
+        if flags & !REMOVED != 0 {
+            return Err(DecodeError::Damaged(format!("unknown flags {flags:#x}")));
+        }
+        let epoch = Epoch::new(take_number(rest)?);
+        let since = Timestamp::from_millisecond(take_number(rest)? as i64).map_err(damaged)?;
+        let gateway = take_text(rest)?.parse().map_err(damaged)?;
+        let labels = take_text(rest)?.to_owned();
+        let note = take_text(rest)?.to_owned();
+        if !rest.is_empty() {
+            return Err(DecodeError::Damaged(format!("{} bytes too many", rest.len())));
+        }
+        Ok(Self {
+            gateway,
+            epoch,
+            since,
+            removed: flags & REMOVED != 0,
+            labels,
+            note,
+        })
+    }
+}
+
+/// The bytes to store of a record kept as JSON.
+pub fn encode_json<T: Serialize>(record: &T) -> Vec<u8> {
+    let mut bytes = vec![VERSION];
+    serde_json::to_writer(&mut bytes, record).expect("records have string keys and finite numbers only");
+    bytes
+}
+
+/// The record that [`encode_json`] made.
+///
+/// # Errors
+/// Another version, or not this record.
+pub fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    serde_json::from_slice(versioned(bytes)?).map_err(damaged)
+}
+
+fn damaged(error: impl std::fmt::Display) -> DecodeError {
+    DecodeError::Damaged(error.to_string())
+}
+
+fn versioned(bytes: &[u8]) -> Result<&[u8], DecodeError> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => Ok(rest),
+        Some((&version, _)) => Err(DecodeError::Version(version)),
+        None => Err(DecodeError::Short),
+    }
+}
+
+fn take<'a>(rest: &mut &'a [u8], len: usize) -> Result<&'a [u8], DecodeError> {
+    let (taken, left) = rest.split_at_checked(len).ok_or(DecodeError::Short)?;
+    *rest = left;
+    Ok(taken)
+}
+
+/// LEB128: seven bits a byte, the lowest first.
+fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn take_number(rest: &mut &[u8]) -> Result<u64, DecodeError> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = take(rest, 1)?[0];
+        let bits = u64::from(byte & 0x7f);
+        if bits << shift >> shift != bits {
+            break;
+        }
+        number |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Ok(number);
+        }
+    }
+    Err(DecodeError::Damaged("a number is too large".into()))
+}
+
+fn take_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, DecodeError> {
+    let len = usize::try_from(take_number(rest)?).map_err(damaged)?;
+    std::str::from_utf8(take(rest, len)?).map_err(damaged)
+}
+
+#[cfg(test)]
+mod tests;

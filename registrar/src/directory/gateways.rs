@@ -1,0 +1,116 @@
+//! The numbers that stand for gateways in rows, and the counts of each gateway.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+use protocol::GatewayId;
+
+use super::Row;
+
+/// Stands for a gateway inside one process; counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GatewayNumber(u32);
+
+impl GatewayNumber {
+    pub(super) fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// How many devices a gateway has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Assigned to it.
+    pub assigned: u64,
+    /// Seen connected to it.
+    pub seen: u64,
+}
+
+struct Numbered {
+    id: GatewayId,
+    assigned: AtomicU64,
+    seen: AtomicU64,
+}
+
+#[derive(Default)]
+pub(super) struct Gateways {
+    tables: RwLock<Tables>,
+    assigned: AtomicU64,
+}
+
+#[derive(Default)]
+struct Tables {
+    numbers: HashMap<GatewayId, u32>,
+    entries: Vec<Numbered>,
+}
+
+impl Gateways {
+    pub(super) fn number(&self, id: &GatewayId) -> GatewayNumber {
+        if let Some(number) = self.find(id.as_str()) {
+            return number;
+        }
+        let Tables { numbers, entries } = &mut *self.tables.write();
+        let number = *numbers.entry(id.clone()).or_insert_with(|| {
+            entries.push(Numbered {
+                id: id.clone(),
+                assigned: AtomicU64::new(0),
+                seen: AtomicU64::new(0),
+            });
+            u32::try_from(entries.len() - 1).expect("fewer than 2^32 gateways")
+        });
+        GatewayNumber(number)
+    }
+
+    pub(super) fn find(&self, id: &str) -> Option<GatewayNumber> {
+        self.tables.read().numbers.get(id).copied().map(GatewayNumber)
+    }
+
+    pub(super) fn id(&self, number: GatewayNumber) -> GatewayId {
+        self.tables.read().entries[number.0 as usize].id.clone()
+    }
+
+    pub(super) fn counts(&self, number: GatewayNumber) -> Counts {
+        let tables = self.tables.read();
+        let entry = &tables.entries[number.0 as usize];
+        Counts {
+            assigned: entry.assigned.load(Relaxed),
+            seen: entry.seen.load(Relaxed),
+        }
+    }
+
+    pub(super) fn assigned(&self) -> u64 {
+        self.assigned.load(Relaxed)
+    }
+
+    /// Counts a row that took another one's place. Called under the row's lock, so no count is ever below zero.
+    pub(super) fn replaced(&self, old: Option<&Row>, new: Option<&Row>) {
+        let tables = self.tables.read();
+        let assigned = |row: Option<&Row>| row.filter(|row| row.is_assigned()).and_then(Row::gateway);
+        let (was, is) = (assigned(old), assigned(new));
+        if was != is {
+            if let Some(number) = was {
+                tables.entries[number.0 as usize].assigned.fetch_sub(1, Relaxed);
+                self.assigned.fetch_sub(1, Relaxed);
+            }
+            if let Some(number) = is {
+                tables.entries[number.0 as usize].assigned.fetch_add(1, Relaxed);
+                self.assigned.fetch_add(1, Relaxed);
+            }
+        }
+        let (was, is) = (old.and_then(Row::seen), new.and_then(Row::seen));
+        if was != is {
+            if let Some(number) = was {
+                tables.entries[number.0 as usize].seen.fetch_sub(1, Relaxed);
+            }
+            if let Some(number) = is {
+                tables.entries[number.0 as usize].seen.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! One device's row.
+
+use jiff::Timestamp;
+use protocol::Epoch;
+
+use super::GatewayNumber;
+use crate::store::record::DeviceRecord;
+
+const NOWHERE: u32 = u32::MAX;
+const MOVING: u8 = 1;
+const REMOVED: u8 = 2;
+
+/// What the directory knows of one device, in 24 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// 0 for a device that has no assignment and never had one.
+    epoch: u64,
+    gateway: u32,
+    seen: u32,
+    /// Milliseconds since 1970 in 48 bits, enough for the year 10,889.
+    since: [u8; 6],
+    flags: u8,
+}
+
+const _: () = assert!(size_of::<Row>() == 24);
+
+impl Row {
+    pub(super) fn unassigned() -> Self {
+        Self {
+            epoch: 0,
+            gateway: NOWHERE,
+            seen: NOWHERE,
+            since: [0; 6],
+            flags: 0,
+        }
+    }
+
+    pub(super) fn assigned(self, record: &DeviceRecord, gateway: GatewayNumber) -> Self {
+        let since = record
+            .since
+            .as_millisecond()
+            .clamp(0, (1 << 48) - 1)
+            .to_le_bytes();
+        let removed = if record.removed { REMOVED } else { 0 };
+        Self {
+            epoch: record.epoch.get(),
+            gateway: gateway.get(),
+            since: [since[0], since[1], since[2], since[3], since[4], since[5]],
+            flags: self.flags & MOVING | removed,
+            ..self
+        }
+    }
+
+    pub(super) fn seen_on(self, gateway: Option<GatewayNumber>) -> Self {
+        Self {
+            seen: gateway.map_or(NOWHERE, GatewayNumber::get),
+            ..self
+        }
+    }
+
+    pub(super) fn with_moving(self, moving: bool) -> Self {
+        let flags = if moving {
+            self.flags | MOVING
+        } else {
+            self.flags & !MOVING
+        };
+        Self { flags, ..self }
+    }
+
+    /// Its own gateway; of a removed device, the last one; `None` if it never had one.
+    pub fn gateway(&self) -> Option<GatewayNumber> {
+        (self.gateway != NOWHERE).then(|| GatewayNumber::new(self.gateway))
+    }
+
+    /// The version of the assignment, also of a removed one; 0 if there never was one.
+    pub fn epoch(&self) -> Epoch {
+        Epoch::new(self.epoch)
+    }
+
+    /// Since when.
+    pub fn since(&self) -> Timestamp {
+        let mut bytes = [0; 8];
+        bytes[..6].copy_from_slice(&self.since);
+        Timestamp::from_millisecond(i64::from_le_bytes(bytes)).unwrap_or(Timestamp::MAX)
+    }
+
+    /// The gateway it is connected to, as far as is known.
+    pub fn seen(&self) -> Option<GatewayNumber> {
+        (self.seen != NOWHERE).then(|| GatewayNumber::new(self.seen))
+    }
+
+    /// Whether it has an open move.
+    pub fn is_moving(&self) -> bool {
+        self.flags & MOVING != 0
+    }
+
+    /// Whether it was removed.
+    pub fn is_removed(&self) -> bool {
+        self.flags & REMOVED != 0
+    }
+
+    /// Whether the store has a row of it, removed or not.
+    pub fn is_known(&self) -> bool {
+        self.epoch != 0
+    }
+
+    /// Whether it has a gateway of its own.
+    pub fn is_assigned(&self) -> bool {
+        self.is_known() && !self.is_removed()
+    }
+}

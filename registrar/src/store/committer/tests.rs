@@ -1,0 +1,107 @@
+use protocol::{DeviceId, Epoch};
+
+use super::*;
+use crate::store::{
+    DeviceChange,
+    memory::MemoryStore,
+    record::{AuditRecord, DeviceRecord},
+};
+
+fn assign(device: &str, expect: Option<u64>) -> Transaction {
+    let epoch = Epoch::new(expect.unwrap_or(0) + 1);
+    Transaction {
+        device: Some(DeviceChange {
+            id: device.parse().unwrap(),
+            expect: expect.map(Epoch::new),
+            put: DeviceRecord {
+                gateway: "gw-a".parse().unwrap(),
+                epoch,
+                since: jiff::Timestamp::UNIX_EPOCH,
+                removed: false,
+                labels: String::new(),
+                note: String::new(),
+            },
+        }),
+        audit: Some(AuditRecord {
+            at: jiff::Timestamp::UNIX_EPOCH,
+            actor: "test".into(),
+            action: "assign".into(),
+            device: Some(device.parse().unwrap()),
+            before: None,
+            after: Some(("gw-a".parse().unwrap(), epoch)),
+        }),
+        ..Transaction::default()
+    }
+}
+
+#[tokio::test]
+async fn waiting_changes_share_batches_and_each_gets_its_own_answer() {
+    let store = Arc::new(MemoryStore::default());
+    let metrics = CommitMetrics::default();
+    let (committer, commits) = Committer::spawn(store.clone(), 1000, metrics.clone());
+    let callers: Vec<_> = (0..1000)
+        .map(|n| {
+            let commits = commits.clone();
+            // Each device is assigned twice as if new: one of the two must lose.
+            tokio::spawn(async move { commits.commit(assign(&format!("d{}", n % 500), None)).await })
+        })
+        .collect();
+    let mut places = Vec::new();
+    let mut conflicts = 0;
+    for caller in callers {
+        match caller.await.unwrap() {
+            Ok(seq) => places.push(seq),
+            Err(CommitError::Conflict(conflict)) => {
+                assert_eq!(conflict.found.unwrap().epoch, Epoch::FIRST);
+                conflicts += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    places.sort_unstable();
+    assert_eq!(places, (1..=500).collect::<Vec<_>>());
+    assert_eq!(conflicts, 500);
+    assert!(metrics.batches.get() < 1000);
+    committer.close().await;
+    let closed = commits.commit(assign("late", None)).await;
+    assert!(matches!(closed, Err(CommitError::Closed)));
+    assert_eq!(store.devices(None, 1000).await.unwrap().len(), 500);
+}
+
+#[tokio::test]
+async fn a_failing_store_answers_everyone_and_is_tried_again() {
+    let store = Arc::new(MemoryStore::default());
+    let (committer, commits) = Committer::spawn(store.clone(), 10, CommitMetrics::default());
+    store.fail(Some("no space"));
+    for _ in 0..3 {
+        let error = commits.commit(assign("d", None)).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "not stored: the storage engine failed: no space"
+        );
+    }
+    store.fail(None);
+    assert_eq!(commits.commit(assign("d", None)).await.unwrap(), 1);
+    committer.close().await;
+}
+
+#[tokio::test]
+async fn closing_stores_what_waits() {
+    let store = Arc::new(MemoryStore::default());
+    let (committer, commits) = Committer::spawn(store.clone(), 10, CommitMetrics::default());
+    let mut callers = Vec::new();
+    for n in 0..10 {
+        let commits = commits.clone();
+        callers.push(tokio::spawn(async move {
+            commits.commit(assign(&format!("d{n}"), None)).await
+        }));
+    }
+    // The test runs on one thread: the callers above are in the queue before the committer runs again.
+    tokio::task::yield_now().await;
+    committer.close().await;
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    let id: DeviceId = "d9".parse().unwrap();
+    assert!(store.device(&id).await.unwrap().is_some());
+}

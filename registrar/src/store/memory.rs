@@ -1,0 +1,181 @@
+//! The store's twin in memory, for tests: nothing survives it.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use protocol::{CommandId, DeviceId, GatewayId};
+
+use super::{
+    Conflict, ImportChange, Loaded, MoveChange, MoveFilter, Outcomes, Retention, Store, StoreError,
+    StoreFuture, Transaction,
+    record::{AuditRecord, DeviceRecord, GatewayRecord, ImportRecord, MoveRecord},
+};
+use crate::api::AuditEntry;
+
+/// A [`Store`] in memory.
+#[derive(Default)]
+pub struct MemoryStore {
+    retention: Retention,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    devices: BTreeMap<DeviceId, DeviceRecord>,
+    gateways: BTreeMap<GatewayId, GatewayRecord>,
+    moves: BTreeMap<CommandId, MoveRecord>,
+    audit: BTreeMap<u64, AuditRecord>,
+    import: Option<ImportRecord>,
+    failure: Option<String>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new(retention: Retention) -> Self {
+        Self {
+            retention,
+            tables: Mutex::default(),
+        }
+    }
+
+    /// Makes every commit fail with this text, until it is called with `None`.
+    pub fn fail(&self, failure: Option<&str>) {
+        self.tables.lock().failure = failure.map(str::to_owned);
+    }
+}
+
+impl Tables {
+    fn apply(&mut self, transaction: Transaction, retention: Retention) -> Result<u64, Conflict> {
+        if let Some(change) = transaction.device {
+            let found = self.devices.get(&change.id);
+            if found.map(|record| record.epoch) != change.expect {
+                return Err(Conflict {
+                    found: found.cloned(),
+                    device: change.id,
+                });
+            }
+            self.devices.insert(change.id, change.put);
+        }
+        for change in transaction.moves {
+            match change {
+                MoveChange::Put(record) => self.moves.insert(record.id, record),
+                MoveChange::Remove(id) => self.moves.remove(&id),
+            };
+        }
+        let closed: Vec<CommandId> = self
+            .moves
+            .values()
+            .filter(|record| record.is_closed())
+            .map(|record| record.id)
+            .collect();
+        for id in closed
+            .iter()
+            .take(closed.len().saturating_sub(retention.closed_moves))
+        {
+            self.moves.remove(id);
+        }
+        self.gateways.extend(transaction.gateways);
+        match transaction.import {
+            Some(ImportChange::Put(record)) => self.import = Some(record),
+            Some(ImportChange::Remove) => self.import = None,
+            None => {}
+        }
+        let last = self.audit.last_key_value().map_or(0, |(seq, _)| *seq);
+        let Some(record) = transaction.audit else {
+            return Ok(last);
+        };
+        self.audit.insert(last + 1, record);
+        while self.audit.len() as u64 > retention.audit.max(1) {
+            self.audit.pop_first();
+        }
+        Ok(last + 1)
+    }
+}
+
+fn ready<'a, T: Send + 'a>(result: Result<T, StoreError>) -> StoreFuture<'a, T> {
+    Box::pin(std::future::ready(result))
+}
+
+impl Store for MemoryStore {
+    fn commit(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
+        self.stage(batch)
+    }
+
+    fn stage(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
+        let mut tables = self.tables.lock();
+        if let Some(failure) = &tables.failure {
+            return ready(Err(StoreError::Engine(failure.clone())));
+        }
+        ready(Ok(batch
+            .into_iter()
+            .map(|transaction| tables.apply(transaction, self.retention))
+            .collect()))
+    }
+
+    fn sync(&self) -> StoreFuture<'_, ()> {
+        ready(Ok(()))
+    }
+
+    fn device<'a>(&'a self, id: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {
+        ready(Ok(self.tables.lock().devices.get(id).cloned()))
+    }
+
+    fn devices(
+        &self,
+        after: Option<DeviceId>,
+        limit: usize,
+    ) -> StoreFuture<'_, Vec<(DeviceId, DeviceRecord)>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let tables = self.tables.lock();
+        ready(Ok(tables
+            .devices
+            .range((from, Unbounded))
+            .take(limit)
+            .map(|(id, record)| (id.clone(), record.clone()))
+            .collect()))
+    }
+
+    fn gateways(&self) -> StoreFuture<'_, Vec<(GatewayId, GatewayRecord)>> {
+        ready(Ok(self.tables.lock().gateways.clone().into_iter().collect()))
+    }
+
+    fn migration(&self, id: CommandId) -> StoreFuture<'_, Option<MoveRecord>> {
+        ready(Ok(self.tables.lock().moves.get(&id).cloned()))
+    }
+
+    fn moves(&self, filter: MoveFilter, limit: usize) -> StoreFuture<'_, Vec<MoveRecord>> {
+        let tables = self.tables.lock();
+        let newest_first = tables.moves.values().rev();
+        ready(Ok(newest_first
+            .filter(|record| filter.matches(record))
+            .take(limit)
+            .cloned()
+            .collect()))
+    }
+
+    fn audit(&self, after: u64, limit: usize) -> StoreFuture<'_, Vec<AuditEntry>> {
+        let tables = self.tables.lock();
+        let lines = tables.audit.range(after.saturating_add(1)..).take(limit);
+        ready(Ok(lines
+            .map(|(seq, record)| record.clone().at_seq(*seq))
+            .collect()))
+    }
+
+    fn load(&self, mut visit: Box<dyn FnMut(Loaded) + Send>) -> StoreFuture<'_, ()> {
+        let tables = self.tables.lock();
+        for (id, record) in &tables.devices {
+            visit(Loaded::Device(id.clone(), record.clone()));
+        }
+        for (id, record) in &tables.gateways {
+            visit(Loaded::Gateway(id.clone(), record.clone()));
+        }
+        for record in tables.moves.values().filter(|record| !record.is_closed()) {
+            visit(Loaded::Move(record.clone()));
+        }
+        if let Some(record) = &tables.import {
+            visit(Loaded::Import(record.clone()));
+        }
+        ready(Ok(()))
+    }
+}

@@ -1,0 +1,82 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn device_record() -> impl Strategy<Value = DeviceRecord> {
+    (
+        "[A-Za-z0-9._:@~=-]{1,64}",
+        any::<u64>(),
+        -1_000_000_000_000i64..10_000_000_000_000,
+        any::<bool>(),
+        any::<String>(),
+        any::<String>(),
+    )
+        .prop_map(|(gateway, epoch, since, removed, labels, note)| DeviceRecord {
+            gateway: gateway.parse().unwrap(),
+            epoch: Epoch::new(epoch),
+            since: Timestamp::from_millisecond(since).unwrap(),
+            removed,
+            labels,
+            note,
+        })
+}
+
+proptest! {
+    #[test]
+    fn device_rows_come_back_as_they_were(record in device_record()) {
+        prop_assert_eq!(DeviceRecord::decode(&record.encode()).unwrap(), record);
+    }
+
+    #[test]
+    fn a_cut_row_is_refused(record in device_record(), cut in any::<prop::sample::Index>()) {
+        let bytes = record.encode();
+        prop_assert!(DeviceRecord::decode(&bytes[..cut.index(bytes.len())]).is_err());
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut versioned = vec![VERSION];
+        versioned.extend(&bytes);
+        for bytes in [&bytes, &versioned] {
+            if let Ok(record) = DeviceRecord::decode(bytes) {
+                prop_assert_eq!(DeviceRecord::decode(&record.encode()).unwrap(), record);
+            }
+            let _ = decode_json::<MoveRecord>(bytes);
+        }
+    }
+}
+
+#[test]
+fn a_row_is_small_and_its_bytes_do_not_change() {
+    let record = DeviceRecord {
+        gateway: "gw-a".parse().unwrap(),
+        epoch: Epoch::new(300),
+        since: Timestamp::from_millisecond(1_795_000_000_000).unwrap(),
+        removed: true,
+        labels: String::new(),
+        note: "x".into(),
+    };
+    let bytes = record.encode();
+    assert_eq!(
+        bytes,
+        [
+            1, 1, 0xac, 2, 0x80, 0xbc, 0xd9, 0xf2, 0x9e, 0x34, 4, b'g', b'w', b'-', b'a', 0, 1, b'x'
+        ]
+    );
+}
+
+#[test]
+fn a_newer_version_is_named() {
+    assert!(matches!(
+        DeviceRecord::decode(&[2, 0]),
+        Err(DecodeError::Version(2))
+    ));
+    assert!(matches!(
+        decode_json::<GatewayRecord>(b"\x09{}"),
+        Err(DecodeError::Version(9))
+    ));
+    assert!(matches!(
+        decode_json::<GatewayRecord>(b""),
+        Err(DecodeError::Short)
+    ));
+}
