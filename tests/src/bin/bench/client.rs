@@ -1,0 +1,253 @@
+//! The load: one client for every contender, in step with the server as a device is.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    ids::{self, Ids},
+    wire::{self, Packet, kind},
+};
+
+/// How many devices bootstrap at the same time.
+pub const BOOTSTRAPPING: u64 = 32;
+
+/// How many connections ask at the same time.
+pub const ASKING: u64 = 64;
+
+/// How many idle connections are opened at the same time.
+const OPENING: u64 = 64;
+
+/// One operation that takes this long has failed.
+const OPERATION: Duration = Duration::from_secs(30);
+
+/// When a load run ends.
+#[derive(Clone, Copy)]
+pub enum Until {
+    /// After this time.
+    Elapsed(Duration),
+    /// After so many operations.
+    Count(u64),
+}
+
+impl Until {
+    fn over(self, started: Instant, n: u64) -> bool {
+        match self {
+            Self::Elapsed(time) => started.elapsed() >= time,
+            Self::Count(count) => n >= count,
+        }
+    }
+}
+
+/// How a device gets its answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    /// It publishes a query.
+    ByQuery,
+    /// It finds the answer retained.
+    ByRetained,
+}
+
+/// An open connection of one device.
+pub struct Client {
+    stream: TcpStream,
+    bytes: Vec<u8>,
+}
+
+impl Client {
+    /// Connects as `device`.
+    pub async fn connect(server: SocketAddr, device: &str) -> Result<Self> {
+        let stream = TcpStream::connect(server).await?;
+        stream.set_nodelay(true)?;
+        let mut client = Self {
+            stream,
+            bytes: Vec::new(),
+        };
+        client.send(&wire::connect(device)).await?;
+        let accepted = |packet: Packet<'_>| packet.body.get(1) == Some(&0);
+        client.expect(kind::CONNACK, accepted).await?;
+        Ok(client)
+    }
+
+    /// Subscribes to one filter.
+    pub async fn subscribe(&mut self, filter: &str) -> Result<()> {
+        self.send(&wire::subscribe(filter)).await?;
+        let granted = |packet: Packet<'_>| packet.body.get(2) == Some(&0);
+        self.expect(kind::SUBACK, granted).await
+    }
+
+    /// Asks, and waits for the answer.
+    async fn query(&mut self, topic: &str) -> Result<()> {
+        self.send(&wire::publish(topic, b"", false)).await?;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Result<()> {
+        let assigned = |packet: Packet<'_>| packet.publish().is_ok_and(|(_, p)| ids::is_assigned(p));
+        self.expect(kind::PUBLISH, assigned).await
+    }
+
+    /// Publishes many retained messages, and waits until the server has taken them all.
+    pub async fn publish_retained(
+        &mut self,
+        messages: impl Iterator<Item = (String, String)>,
+    ) -> Result<()> {
+        const CHUNK: usize = 64 * 1024;
+        let mut chunk = Vec::with_capacity(2 * CHUNK);
+        for (topic, payload) in messages {
+            chunk.extend_from_slice(&wire::publish(&topic, payload.as_bytes(), true));
+            if chunk.len() > CHUNK {
+                self.send(&chunk).await?;
+                chunk.clear();
+            }
+        }
+        self.send(&chunk).await?;
+        self.send(&wire::PINGREQ).await?;
+        self.expect(kind::PINGRESP, |_| true).await
+    }
+
+    /// Leaves in good order. The server closes first, so no port of ours waits in TIME_WAIT.
+    pub async fn disconnect(mut self) -> Result<()> {
+        self.send(&wire::DISCONNECT).await?;
+        self.bytes.clear();
+        while self.stream.read_buf(&mut self.bytes).await? > 0 {}
+        Ok(())
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.stream.write_all(bytes).await?)
+    }
+
+    async fn expect(&mut self, kind: u8, good: impl FnOnce(Packet<'_>) -> bool) -> Result<()> {
+        loop {
+            if let Some((packet, len)) = wire::split(&self.bytes)? {
+                let found = packet.kind();
+                ensure!(found == kind, "packet type {found} instead of {kind}");
+                ensure!(
+                    good(packet),
+                    "a refusal: {:?}",
+                    String::from_utf8_lossy(&self.bytes)
+                );
+                self.bytes.drain(..len);
+                return Ok(());
+            }
+            if self.stream.read_buf(&mut self.bytes).await? == 0 {
+                bail!("the server closed the connection");
+            }
+        }
+    }
+}
+
+async fn bootstrap(server: SocketAddr, device: &str, asks: Asks) -> Result<()> {
+    let mut client = Client::connect(server, device).await?;
+    client.subscribe(&format!("reg/resp/{device}")).await?;
+    match asks {
+        Asks::ByQuery => client.query(&format!("reg/query/{device}")).await?,
+        Asks::ByRetained => client.answer().await?,
+    }
+    client.disconnect().await
+}
+
+/// Bootstraps devices one after the other on [`BOOTSTRAPPING`] tasks; returns how many.
+pub async fn bootstraps(server: SocketAddr, asks: Asks, ids: Ids, until: Until) -> Result<u64> {
+    let started = Instant::now();
+    let next = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for task in 0..BOOTSTRAPPING {
+        let next = next.clone();
+        tasks.spawn(async move {
+            let mut done = 0;
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if until.over(started, n) {
+                    return Ok(done);
+                }
+                let device = ids.nth(n, task, BOOTSTRAPPING);
+                timeout(OPERATION, bootstrap(server, &device, asks))
+                    .await
+                    .map_err(anyhow::Error::from)
+                    .flatten()
+                    .with_context(|| format!("bootstrap {n} as {device}"))?;
+                done += 1;
+            }
+        });
+    }
+    sum(tasks).await
+}
+
+/// Connections that ask without end.
+pub struct Askers(Vec<(Client, String)>);
+
+impl Askers {
+    /// Opens [`ASKING`] connections, each subscribed to its answers.
+    pub async fn open(server: SocketAddr, known: u64) -> Result<Self> {
+        let mut askers = Vec::new();
+        for n in 0..ASKING {
+            let device = ids::device(n * known.div_ceil(ASKING) % known);
+            let mut client = Client::connect(server, &device).await?;
+            client.subscribe(&format!("reg/resp/{device}")).await?;
+            askers.push((client, format!("reg/query/{device}")));
+        }
+        Ok(Self(askers))
+    }
+
+    /// Asks on all of them for some time; returns how often.
+    pub async fn run(self, time: Duration) -> Result<u64> {
+        let started = Instant::now();
+        let mut tasks = JoinSet::new();
+        for (mut client, topic) in self.0 {
+            tasks.spawn(async move {
+                let mut done = 0;
+                while started.elapsed() < time {
+                    timeout(OPERATION, client.query(&topic)).await??;
+                    done += 1;
+                }
+                client.disconnect().await?;
+                Ok(done)
+            });
+        }
+        sum(tasks).await
+    }
+}
+
+/// Opens connections, each subscribed to its notices, and keeps them.
+pub async fn idle(server: SocketAddr, count: u64) -> Result<Vec<Client>> {
+    let mut open = Vec::new();
+    let mut tasks = JoinSet::new();
+    for n in 0..count {
+        if n >= OPENING {
+            open.push(tasks.join_next().await.context("one is under way")???);
+        }
+        tasks.spawn(async move {
+            let device = ids::device(n);
+            let mut client = Client::connect(server, &device).await?;
+            client.subscribe(&format!("ctrl/{device}/migrate")).await?;
+            anyhow::Ok(client)
+        });
+    }
+    while let Some(client) = tasks.join_next().await {
+        open.push(client??);
+    }
+    Ok(open)
+}
+
+async fn sum(mut tasks: JoinSet<Result<u64>>) -> Result<u64> {
+    let mut total = 0;
+    while let Some(done) = tasks.join_next().await {
+        total += done??;
+    }
+    Ok(total)
+}

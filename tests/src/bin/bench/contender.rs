@@ -1,0 +1,167 @@
+//! The servers compared, each in processes of its own.
+
+use std::{
+    env, fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    client::{Asks, Client},
+    ids::{self, Ids},
+    ours::{Gateway, Registrar},
+    process::Process,
+};
+
+/// One server, and whoever answers behind it.
+pub struct Contender {
+    pub name: String,
+    pub mqtt: SocketAddr,
+    pub asks: Asks,
+    pub ids: Ids,
+    pub known: u64,
+    pub server: Process,
+    pub responder: Option<Process>,
+    /// Kept running beside it, but not measured.
+    _beside: Option<Gateway>,
+}
+
+impl Contender {
+    fn new(name: &str, mqtt: SocketAddr, known: u64, server: Process) -> Self {
+        Self {
+            name: name.into(),
+            mqtt,
+            asks: Asks::ByQuery,
+            ids: Ids::Spread(known),
+            known,
+            server,
+            responder: None,
+            _beside: None,
+        }
+    }
+
+    /// The constant answer.
+    pub fn floor(folder: &Path, known: u64) -> Result<Self> {
+        let mut server = Process::spawn("floor", own_command()?.arg("floor"), folder)?;
+        let mqtt = server.first_line()?.parse()?;
+        Ok(Self::new("floor (constant answer)", mqtt, known, server))
+    }
+
+    /// mosquitto, alone.
+    pub fn mosquitto(folder: &Path) -> Result<Self> {
+        let mqtt = free_port()?;
+        let config = folder.join(format!("mosquitto-{}.conf", mqtt.port()));
+        let port = mqtt.port();
+        fs::write(
+            &config,
+            format!(
+                "listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nlog_type error\nuser root\n"
+            ),
+        )?;
+        let mut command = Command::new(mosquitto());
+        command.arg("-c").arg(config);
+        let mut server = Process::spawn(&format!("mosquitto-{port}"), &mut command, folder)?;
+        server.wait_for(|| TcpStream::connect(mqtt).ok())?;
+        Ok(Self::new("mosquitto", mqtt, 1, server))
+    }
+
+    /// mosquitto and a responder that answers from a hash map.
+    pub fn mosquitto_responder(folder: &Path, known: u64) -> Result<Self> {
+        let mut this = Self::mosquitto(folder)?;
+        this.name = "mosquitto + responder".into();
+        this.respond(folder, known)?;
+        Ok(this)
+    }
+
+    /// mosquitto with every device's answer retained.
+    pub async fn mosquitto_retained(folder: &Path, known: u64) -> Result<Self> {
+        let mut this = Self::mosquitto(folder)?;
+        this.name = format!("mosquitto, {} retained answers", count(known));
+        this.asks = Asks::ByRetained;
+        this.known = known;
+        this.ids = Ids::Spread(known);
+        let answers = (0..known).map(|n| {
+            let device = ids::device(n);
+            (format!("reg/resp/{device}"), ids::answer(&device))
+        });
+        let mut publisher = Client::connect(this.mqtt, "publisher").await?;
+        publisher.publish_retained(answers).await?;
+        publisher.disconnect().await?;
+        Ok(this)
+    }
+
+    /// rumqttd's own server and the same responder.
+    pub fn rumqttd(folder: &Path, known: u64) -> Result<Self> {
+        let mqtt = free_port()?;
+        let mut command = own_command()?;
+        command.args(["stock", "--listen", &mqtt.to_string()]);
+        let mut server = Process::spawn("rumqttd", &mut command, folder)?;
+        server.wait_for(|| TcpStream::connect(mqtt).ok())?;
+        let mut this = Self::new("stock rumqttd + responder", mqtt, known, server);
+        this.respond(folder, known)?;
+        Ok(this)
+    }
+
+    /// Our registrar, with a gateway for its devices.
+    pub fn registrar(what: &str, registrar: Registrar, gateway: Gateway, known: u64) -> Self {
+        let name = format!("registrar, {what}");
+        let mut this = Self::new(&name, registrar.mqtt, known, registrar.process);
+        this._beside = Some(gateway);
+        this
+    }
+
+    fn respond(&mut self, folder: &Path, known: u64) -> Result<()> {
+        let mut command = own_command()?;
+        command.args(["responder", "--broker", &self.mqtt.to_string()]);
+        command.args(["--devices", &known.to_string()]);
+        let name = format!("responder-{}", self.mqtt.port());
+        let mut responder = Process::spawn(&name, &mut command, folder)?;
+        responder.first_line()?;
+        self.responder = Some(responder);
+        self.known = known;
+        self.ids = Ids::Spread(known);
+        Ok(())
+    }
+}
+
+/// What mosquitto says of itself.
+pub fn mosquitto_version() -> Result<String> {
+    let output = Command::new(mosquitto())
+        .arg("-h")
+        .stderr(Stdio::null())
+        .output()
+        .context("mosquitto is missing; on Debian: apt-get install mosquitto")?;
+    let help = String::from_utf8_lossy(&output.stdout);
+    Ok(help.lines().next().unwrap_or("mosquitto").into())
+}
+
+/// `1,000,000` as `1M`.
+pub fn count(n: u64) -> String {
+    match n {
+        n if n >= 1_000_000 && n.is_multiple_of(1_000_000) => format!("{}M", n / 1_000_000),
+        n if n >= 1_000 && n.is_multiple_of(1_000) => format!("{}k", n / 1_000),
+        n => n.to_string(),
+    }
+}
+
+/// Debian keeps it out of a user's PATH.
+fn mosquitto() -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|folder| folder.join("mosquitto"))
+        .find(|file| file.exists())
+        .unwrap_or_else(|| "mosquitto".into())
+}
+
+fn own_command() -> Result<Command> {
+    Ok(Command::new(env::current_exe()?))
+}
+
+/// For servers that cannot say which port they took.
+fn free_port() -> Result<SocketAddr> {
+    Ok(TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?.local_addr()?)
+}

@@ -1,0 +1,151 @@
+//! The rounds: every contender once, then all again, so that the machine's moods fall on all of them alike.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    client::{self, Askers, Asks, Until},
+    contender::Contender,
+    ids::Ids,
+    process::Process,
+};
+
+/// What one contender did in one round.
+#[derive(Clone, Copy)]
+pub struct Sample {
+    pub per_s: f64,
+    /// The server's CPU time for each operation, in microseconds.
+    pub server_us: f64,
+    /// The same of the responder behind it.
+    pub responder_us: Option<f64>,
+}
+
+/// All rounds of one contender. A round has the same index in all of them.
+pub struct Row {
+    pub name: String,
+    pub bootstraps: Vec<Sample>,
+    /// None for a contender that is not asked.
+    pub queries: Vec<Sample>,
+}
+
+/// How long to measure.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub rounds: usize,
+    pub time: Duration,
+}
+
+/// Runs all rounds. One more comes first and is not counted.
+pub async fn rounds(contenders: &[Contender], plan: Plan) -> Result<Vec<Row>> {
+    let mut rows: Vec<Row> = contenders
+        .iter()
+        .map(|contender| Row {
+            name: contender.name.clone(),
+            bootstraps: Vec::new(),
+            queries: Vec::new(),
+        })
+        .collect();
+    for round in 0..=plan.rounds {
+        eprintln!("round {round} of {}", plan.rounds);
+        for (contender, row) in contenders.iter().zip(&mut rows) {
+            let told = || contender.name.clone();
+            let bootstraps = bootstraps(contender, plan.time).await.with_context(told)?;
+            let queries = match contender.asks {
+                Asks::ByQuery => Some(queries(contender, plan.time).await.with_context(told)?),
+                Asks::ByRetained => None,
+            };
+            if round > 0 {
+                row.bootstraps.push(bootstraps);
+                row.queries.extend(queries);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+async fn bootstraps(contender: &Contender, time: Duration) -> Result<Sample> {
+    let Contender {
+        mqtt, asks, ids, ..
+    } = *contender;
+    let meter = Meter::start(contender)?;
+    let done = client::bootstraps(mqtt, asks, ids, Until::Elapsed(time)).await?;
+    meter.stop(done)
+}
+
+async fn queries(contender: &Contender, time: Duration) -> Result<Sample> {
+    let askers = Askers::open(contender.mqtt, contender.known).await?;
+    let meter = Meter::start(contender)?;
+    let done = askers.run(time).await?;
+    meter.stop(done)
+}
+
+/// A clock on a contender's processes.
+struct Meter<'a> {
+    contender: &'a Contender,
+    started: Instant,
+    server: Duration,
+    responder: Option<Duration>,
+}
+
+impl<'a> Meter<'a> {
+    fn start(contender: &'a Contender) -> Result<Self> {
+        Ok(Self {
+            contender,
+            server: contender.server.cpu()?,
+            responder: responder_cpu(contender)?,
+            started: Instant::now(),
+        })
+    }
+
+    fn stop(self, done: u64) -> Result<Sample> {
+        let elapsed = self.started.elapsed();
+        let done = done.max(1) as f64;
+        let micros = |now: Duration, before: Duration| (now - before).as_secs_f64() * 1e6 / done;
+        Ok(Sample {
+            per_s: done / elapsed.as_secs_f64(),
+            server_us: micros(self.contender.server.cpu()?, self.server),
+            responder_us: responder_cpu(self.contender)?
+                .zip(self.responder)
+                .map(|(now, before)| micros(now, before)),
+        })
+    }
+}
+
+fn responder_cpu(contender: &Contender) -> Result<Option<Duration>> {
+    contender.responder.as_ref().map(Process::cpu).transpose()
+}
+
+/// What devices leave behind in a server that sees each of them once.
+pub struct Seen {
+    pub devices: u64,
+    pub bytes_each: f64,
+}
+
+/// Bootstraps `count` devices once each and compares the memory before and after. The first tenth is not counted:
+/// it fills what is filled once.
+pub async fn seen(contender: &Contender, count: u64) -> Result<Seen> {
+    let filling = count / 10;
+    let run = async |first, count| {
+        client::bootstraps(contender.mqtt, contender.asks, Ids::Each(first), Until::Count(count)).await
+    };
+    run(0, filling).await?;
+    let before = contender.server.rss()?;
+    let devices = run(filling, count - filling).await?;
+    let grown = contender.server.rss()? as f64 - before as f64;
+    Ok(Seen {
+        devices: filling + devices,
+        bytes_each: grown / devices as f64,
+    })
+}
+
+/// The memory of one idle connection, in bytes.
+pub async fn idle(server: &Process, mqtt: std::net::SocketAddr, count: u64) -> Result<f64> {
+    // What the server sets up once is not a connection's.
+    let first = client::idle(mqtt, count / 100).await?;
+    drop(first);
+    let before = server.rss()?;
+    let open = client::idle(mqtt, count).await?;
+    let grown = server.rss()? as f64 - before as f64;
+    Ok(grown / open.len() as f64)
+}

@@ -1,0 +1,194 @@
+//! The report: a page of Markdown with its chart.
+
+use std::{
+    fmt::{Display, Write},
+    fs,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use crate::{
+    chart,
+    client::{ASKING, BOOTSTRAPPING},
+    contender::count,
+    machine::Machine,
+    measure::{Row, Sample},
+    run::{Ours, Results},
+    stats::Spread,
+};
+
+/// Writes `README.md` and `chart.svg` into `folder`.
+pub fn write(folder: &Path, machine: &Machine, results: &Results) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("chart.svg"), chart::draw(&results.rows))?;
+    let page = page(machine, results)?;
+    fs::write(folder.join("README.md"), &page)?;
+    println!("{page}");
+    Ok(())
+}
+
+fn page(machine: &Machine, results: &Results) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    let size = results.size;
+    writeln!(out, "# Benchmarks\n")?;
+    writeln!(
+        out,
+        "Written by `scripts/bench`. All servers ran side by side on loopback, each in processes of its own, under one \
+         client of one thread, in {} rounds of {} s that took turns. CPU time is what the kernel accounts to the \
+         server's process. Figures are medians, with the range in parentheses; a ratio is taken within each round. \
+         Compare ratios, the rest is the machine's.\n",
+        size.plan.rounds,
+        size.plan.time.as_secs_f64()
+    )?;
+    writeln!(
+        out,
+        "A *bootstrap* is TCP connect, CONNECT, SUBSCRIBE, query, answer, DISCONNECT, with {BOOTSTRAPPING} devices at \
+         a time. A *query* is asked on one of {ASKING} open connections, each waiting for its answer.\n"
+    )?;
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%d");
+    let Machine {
+        cpu,
+        cores,
+        memory_gib,
+        kernel,
+        compiler,
+        mosquitto,
+        commit,
+    } = machine;
+    writeln!(
+        out,
+        "{now}, commit {commit}. {cpu}, {cores} cores, {memory_gib} GiB, Linux {kernel}; {compiler}; {mosquitto}; \
+         rumqttd 0.20.\n"
+    )?;
+    writeln!(out, "![CPU time of a bootstrap and of a query](chart.svg)\n")?;
+    speed(&mut out, &results.rows)?;
+    memory(&mut out, results)?;
+    if let Some(ours) = &results.ours {
+        scale(&mut out, size.large, ours)?;
+        targets(&mut out, results, ours)?;
+    }
+    Ok(out)
+}
+
+fn speed(out: &mut String, rows: &[Row]) -> std::fmt::Result {
+    for (what, samples) in OPERATIONS {
+        writeln!(out, "## {what}\n")?;
+        writeln!(
+            out,
+            "| server | a second | server CPU µs each | responder CPU µs each | both, × floor |\n|---|---|---|---|---|"
+        )?;
+        for row in rows.iter().filter(|row| !samples(row).is_empty()) {
+            let column = |of: fn(&Sample) -> Option<f64>, decimals| {
+                range(Spread::of(samples(row).iter().filter_map(of)), decimals)
+            };
+            writeln!(
+                out,
+                "| {} | {} | {} | {} | {} |",
+                row.name,
+                column(|s| Some(s.per_s), 0),
+                column(|s| Some(s.server_us), 1),
+                column(|s| s.responder_us, 1),
+                range(ratio(samples(row), samples(&rows[0])), 2)
+            )?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn memory(out: &mut String, results: &Results) -> std::fmt::Result {
+    writeln!(out, "## An idle connection\n")?;
+    writeln!(
+        out,
+        "Resident memory of the server for each of {} connections subscribed to their notices; the kernel's socket \
+         buffers are not in it.\n",
+        count(results.size.idle)
+    )?;
+    writeln!(out, "| server | KB each |\n|---|---|")?;
+    for (name, bytes) in &results.idle {
+        writeln!(out, "| {name} | {:.1} |", bytes / 1024.0)?;
+    }
+    writeln!(out)
+}
+
+fn scale(out: &mut String, devices: u64, ours: &Ours) -> std::fmt::Result {
+    writeln!(out, "## The directory\n")?;
+    writeln!(out, "| {} devices | |\n|---|---|", count(devices))?;
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let rate = devices as f64 / ours.import.as_secs_f64();
+    writeln!(
+        out,
+        "| `registrar device import`, until durable | {:.1} s ({rate:.0} rows/s) |",
+        ours.import.as_secs_f64()
+    )?;
+    writeln!(out, "| the registrar's peak memory meanwhile | {:.0} MiB |", mib(ours.import_peak))?;
+    writeln!(
+        out,
+        "| its memory after a restart | {:.0} MiB ({:.0} bytes a device) |",
+        mib(ours.resident_after_restart),
+        ours.resident_after_restart as f64 / devices as f64
+    )?;
+    writeln!(out, "| on disk | {:.0} MiB |", mib(ours.disk))?;
+    writeln!(out, "| ready after a restart | {} s |", range(restart(ours), 2))?;
+    writeln!(
+        out,
+        "| memory left behind by a device that bootstraps once, over {} | {:.1} bytes |\n",
+        count(ours.seen.devices),
+        ours.seen.bytes_each
+    )
+}
+
+fn targets(out: &mut String, results: &Results, ours: &Ours) -> std::fmt::Result {
+    let [few, many, seen] = &results.rows[results.rows.len() - 3..] else {
+        unreachable!("three of the contenders are ours");
+    };
+    let floor = &results.rows[0];
+    let size = results.size;
+    writeln!(out, "## Targets\n\n| figure | target | found | |\n|---|---|---|---|")?;
+    let mut line = |figure: &str, target: &str, found: f64, limit: f64, decimals: usize| {
+        let verdict = if found <= limit { "reached" } else { "**missed**" };
+        writeln!(out, "| {figure} | {target} | {found:.decimals$} | {verdict} |")
+    };
+    let median = |spread: Option<Spread>| spread.map_or(f64::NAN, |spread| spread.median);
+    for ((what, samples), limit) in OPERATIONS.into_iter().zip([1.3, 1.6]) {
+        let versus = |row, base| median(ratio(samples(row), samples(base)));
+        line(&format!("{what}: CPU, × floor"), &format!("≤ {limit}"), versus(few, floor), limit, 2)?;
+        let grown = format!("{what}: CPU with {} devices, × {}", count(size.large), count(size.small));
+        line(&grown, "≤ 1.1", versus(many, few), 1.1, 2)?;
+        let aged = format!("{what}: CPU after {} devices seen, × {}", count(size.seen), count(size.small));
+        line(&aged, "≤ 1.1", versus(seen, few), 1.1, 2)?;
+    }
+    let connection = results.idle.last().map_or(f64::NAN, |(_, bytes)| bytes / 1024.0);
+    line("An idle connection, KB", "≤ 4", connection, 4.0, 1)?;
+    line("Left behind a device seen, bytes", "none (≤ 8)", ours.seen.bytes_each, 8.0, 1)?;
+    let imported = format!("{} devices imported, s", count(size.large));
+    line(&imported, "≤ 30", ours.import.as_secs_f64(), 30.0, 1)?;
+    let ready = format!("Ready after a restart with {}, s", count(size.large));
+    line(&ready, "≤ 5", median(restart(ours)), 5.0, 2)
+}
+
+type Samples = fn(&Row) -> &[Sample];
+
+const OPERATIONS: [(&str, Samples); 2] = [
+    ("Bootstraps", |row| &row.bootstraps),
+    ("Queries", |row| &row.queries),
+];
+
+/// What one contender costs in all, as a multiple of another, round by round.
+fn ratio(samples: &[Sample], base: &[Sample]) -> Option<Spread> {
+    let whole = |sample: &Sample| sample.server_us + sample.responder_us.unwrap_or_default();
+    Spread::of(samples.iter().zip(base).map(|(a, b)| whole(a) / whole(b)))
+}
+
+fn restart(ours: &Ours) -> Option<Spread> {
+    Spread::of(ours.restarts.iter().map(Duration::as_secs_f64))
+}
+
+fn range(spread: Option<Spread>, decimals: usize) -> impl Display {
+    spread.map_or_else(
+        || "–".to_owned(),
+        |Spread { median, min, max }| format!("{median:.decimals$} ({min:.decimals$}–{max:.decimals$})"),
+    )
+}

@@ -1,0 +1,58 @@
+//! What people put beside a stock broker: one client subscribed to every query, answering from a hash map.
+
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    ids,
+    wire::{self, kind},
+};
+
+/// Answers for the first `devices` devices until the broker closes; prints `ready` once subscribed.
+pub fn serve(broker: SocketAddr, devices: u64) -> Result<()> {
+    let directory: HashMap<String, String> = (0..devices)
+        .map(ids::device)
+        .map(|device| {
+            let answer = ids::answer(&device);
+            (device, answer)
+        })
+        .collect();
+    let mut stream = TcpStream::connect(broker)?;
+    stream.set_nodelay(true)?;
+    stream.write_all(&wire::connect("responder"))?;
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = stream.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(());
+        }
+        bytes.extend_from_slice(&buffer[..read]);
+        let mut replies = Vec::new();
+        let mut taken = 0;
+        while let Some((packet, len)) = wire::split(&bytes[taken..])? {
+            match packet.kind() {
+                kind::CONNACK => replies.extend_from_slice(&wire::subscribe("reg/query/+")),
+                kind::SUBACK => println!("ready"),
+                kind::PUBLISH => {
+                    let (topic, _) = packet.publish()?;
+                    let device = topic.strip_prefix("reg/query/").unwrap_or(topic);
+                    let Some(answer) = directory.get(device) else {
+                        bail!("asked for {topic}, which is not in the directory");
+                    };
+                    let topic = format!("reg/resp/{device}");
+                    replies.extend_from_slice(&wire::publish(&topic, answer.as_bytes(), false));
+                }
+                other => bail!("unexpected packet type {other}"),
+            }
+            taken += len;
+        }
+        bytes.drain(..taken);
+        stream.write_all(&replies)?;
+    }
+}

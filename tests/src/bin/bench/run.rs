@@ -1,0 +1,193 @@
+//! One whole run, from starting the servers to the report.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    Run,
+    client::{self, Until},
+    contender::{Contender, count},
+    ids::Ids,
+    machine::{self, Machine},
+    measure::{self, Plan, Row, Seen},
+    ours::{self, Gateway, Registrar},
+    report,
+};
+
+/// File descriptors a process of the harness needs beside its connections.
+const SPARE_FILES: u64 = 200;
+
+/// How much of everything.
+#[derive(Clone, Copy)]
+pub struct Size {
+    pub small: u64,
+    pub large: u64,
+    pub seen: u64,
+    /// Devices stock rumqttd has seen before it is measured; its cost grows with them.
+    pub stock_seen: u64,
+    pub idle: u64,
+    pub restarts: usize,
+    pub plan: Plan,
+}
+
+const FULL: Size = Size {
+    small: 1_000,
+    large: 1_000_000,
+    seen: 200_000,
+    stock_seen: 4_000,
+    idle: 10_000,
+    restarts: 3,
+    plan: Plan {
+        rounds: 5,
+        time: Duration::from_secs(3),
+    },
+};
+
+const QUICK: Size = Size {
+    small: 1_000,
+    large: 20_000,
+    seen: 5_000,
+    stock_seen: 300,
+    idle: 500,
+    restarts: 1,
+    plan: Plan {
+        rounds: 2,
+        time: Duration::from_millis(500),
+    },
+};
+
+/// What was found about our servers alone.
+pub struct Ours {
+    pub import: Duration,
+    pub import_peak: u64,
+    pub resident_after_restart: u64,
+    pub disk: u64,
+    pub restarts: Vec<Duration>,
+    pub seen: Seen,
+}
+
+/// Everything a report tells.
+pub struct Results {
+    pub size: Size,
+    pub rows: Vec<Row>,
+    /// Server, and bytes of an idle connection.
+    pub idle: Vec<(String, f64)>,
+    pub ours: Option<Ours>,
+}
+
+/// Measures and writes the report.
+pub fn run(arguments: &Run) -> Result<()> {
+    let mut size = if arguments.quick { QUICK } else { FULL };
+    size.idle = size.idle.min(machine::open_files()?.saturating_sub(SPARE_FILES));
+    ensure!(size.idle >= 100, "raise the limit of open files (ulimit -n)");
+    let machine = Machine::look()?;
+    let folder = tempfile::tempdir()?;
+    // One thread, so that a core is left for the server even on a machine of two.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let results = runtime
+        .block_on(measure(folder.path(), size, !arguments.others))
+        .map_err(|error| {
+            let kept = folder.keep();
+            error.context(format!("the servers' logs are in {}", kept.display()))
+        })?;
+    report::write(&arguments.out, &machine, &results)
+}
+
+async fn measure(folder: &Path, size: Size, with_ours: bool) -> Result<Results> {
+    eprintln!("starting the servers of others");
+    let mut contenders = vec![
+        Contender::floor(folder, size.small)?,
+        Contender::mosquitto_responder(folder, size.small)?,
+        Contender::mosquitto_retained(folder, size.large).await?,
+        stock_rumqttd(folder, size.stock_seen).await?,
+    ];
+    let mut idle = others_idle(folder, size.idle).await?;
+    let mut found = None;
+    if with_ours {
+        let (more, connection, ours) = start_ours(folder, size).await?;
+        contenders.extend(more);
+        idle.push(("gateway".into(), connection));
+        found = Some(ours);
+    }
+    Ok(Results {
+        size,
+        rows: measure::rounds(&contenders, size.plan).await?,
+        idle,
+        ours: found,
+    })
+}
+
+async fn stock_rumqttd(folder: &Path, seen: u64) -> Result<Contender> {
+    eprintln!("letting stock rumqttd see {seen} devices");
+    let mut stock = Contender::rumqttd(folder, seen)?;
+    client::bootstraps(stock.mqtt, stock.asks, Ids::Each(0), Until::Count(seen)).await?;
+    stock.name = format!("stock rumqttd + responder, {} devices ever seen", count(seen));
+    Ok(stock)
+}
+
+async fn others_idle(folder: &Path, connections: u64) -> Result<Vec<(String, f64)>> {
+    eprintln!("{connections} idle connections");
+    let mut found = Vec::new();
+    for server in [Contender::floor(folder, 1)?, Contender::mosquitto(folder)?] {
+        let bytes = measure::idle(&server.server, server.mqtt, connections).await?;
+        found.push((server.name, bytes));
+    }
+    Ok(found)
+}
+
+async fn start_ours(folder: &Path, size: Size) -> Result<(Vec<Contender>, f64, Ours)> {
+    let Size {
+        small, large, seen, ..
+    } = size;
+    let few = folder.join("few.csv");
+    let many = folder.join("many.csv");
+    ours::write_import(&few, small)?;
+    ours::write_import(&many, large)?;
+
+    let (mut registrar, _) = Registrar::start(folder, "registrar-few", &folder.join("few"))?;
+    registrar.import(&few)?;
+    let gateway = Gateway::start(folder, "gateway-few", &mut registrar)?;
+    let connection = measure::idle(&gateway.process, gateway.mqtt, size.idle).await?;
+    let what = format!("{} devices", count(small));
+    let with_few = Contender::registrar(&what, registrar, gateway, small);
+
+    eprintln!("importing {large} devices");
+    let (mut registrar, _) = Registrar::start(folder, "registrar-many", &folder.join("many"))?;
+    let import = registrar.import(&many)?;
+    let import_peak = registrar.process.peak_rss()?;
+    let disk = registrar.disk()?;
+    let mut restarts = Vec::new();
+    for _ in 0..size.restarts {
+        let took;
+        (registrar, took) = registrar.restart(folder, "registrar-many")?;
+        restarts.push(took);
+    }
+    let resident_after_restart = registrar.process.rss()?;
+
+    let copy = folder.join("many-seen");
+    let data = registrar.stop_and_copy(&copy)?;
+    let (mut registrar, _) = Registrar::start(folder, "registrar-many", &data)?;
+    let gateway = Gateway::start(folder, "gateway-many", &mut registrar)?;
+    let what = format!("{} devices", count(large));
+    let with_many = Contender::registrar(&what, registrar, gateway, large);
+
+    eprintln!("letting the registrar see {seen} devices");
+    let (mut registrar, _) = Registrar::start(folder, "registrar-seen", &copy)?;
+    let gateway = Gateway::start(folder, "gateway-seen", &mut registrar)?;
+    let what = format!("{} devices, {} of them seen", count(large), count(seen));
+    let after_many = Contender::registrar(&what, registrar, gateway, large);
+    let seen = measure::seen(&after_many, seen).await?;
+
+    let ours = Ours {
+        import,
+        import_peak,
+        resident_after_restart,
+        disk,
+        restarts,
+        seen,
+    };
+    Ok((vec![with_few, with_many, after_many], connection, ours))
+}

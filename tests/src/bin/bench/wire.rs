@@ -1,0 +1,120 @@
+//! Just enough MQTT 3.1.1 to load a server, and to answer for one: QoS 0, no wills, no passwords.
+
+use anyhow::{Result, bail, ensure};
+
+/// The packet types the harness meets, as they stand in the first byte's upper half.
+pub mod kind {
+    pub const CONNECT: u8 = 1;
+    pub const CONNACK: u8 = 2;
+    pub const PUBLISH: u8 = 3;
+    pub const SUBSCRIBE: u8 = 8;
+    pub const SUBACK: u8 = 9;
+    pub const PINGREQ: u8 = 12;
+    pub const PINGRESP: u8 = 13;
+    pub const DISCONNECT: u8 = 14;
+}
+
+pub const CONNACK: [u8; 4] = [kind::CONNACK << 4, 2, 0, 0];
+pub const PINGREQ: [u8; 2] = [kind::PINGREQ << 4, 0];
+pub const PINGRESP: [u8; 2] = [kind::PINGRESP << 4, 0];
+pub const DISCONNECT: [u8; 2] = [kind::DISCONNECT << 4, 0];
+
+/// The longest keep-alive there is: an idle client is not to be woken by its own pings.
+const KEEP_ALIVE_S: u16 = u16::MAX;
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    let len = u16::try_from(text.len()).expect("ids and topics of the harness are short");
+    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.len() + 5);
+    out.push(first);
+    let mut left = body.len();
+    loop {
+        let more = left > 127;
+        out.push((left & 127) as u8 | if more { 128 } else { 0 });
+        left >>= 7;
+        if !more {
+            break;
+        }
+    }
+    out.extend_from_slice(body);
+    out
+}
+
+/// CONNECT with a clean session.
+pub fn connect(client: &str) -> Vec<u8> {
+    let mut body = Vec::new();
+    text(&mut body, "MQTT");
+    body.extend_from_slice(&[4, 0b10]);
+    body.extend_from_slice(&KEEP_ALIVE_S.to_be_bytes());
+    text(&mut body, client);
+    packet(kind::CONNECT << 4, &body)
+}
+
+/// SUBSCRIBE to one filter with QoS 0 and packet id 1.
+pub fn subscribe(filter: &str) -> Vec<u8> {
+    let mut body = vec![0, 1];
+    text(&mut body, filter);
+    body.push(0);
+    packet(kind::SUBSCRIBE << 4 | 0b10, &body)
+}
+
+/// PUBLISH with QoS 0.
+pub fn publish(topic: &str, payload: &[u8], retain: bool) -> Vec<u8> {
+    let mut body = Vec::with_capacity(topic.len() + payload.len() + 2);
+    text(&mut body, topic);
+    body.extend_from_slice(payload);
+    packet(kind::PUBLISH << 4 | u8::from(retain), &body)
+}
+
+/// One packet, as it lies in the buffer.
+pub struct Packet<'a> {
+    first: u8,
+    pub body: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    /// The type, one of [`kind`].
+    pub fn kind(&self) -> u8 {
+        self.first >> 4
+    }
+
+    /// Topic and payload of a PUBLISH with QoS 0.
+    pub fn publish(&self) -> Result<(&'a str, &'a [u8])> {
+        ensure!(
+            self.kind() == kind::PUBLISH && self.first & 0b110 == 0,
+            "not a PUBLISH with QoS 0: first byte {:#04x}",
+            self.first
+        );
+        let Some((len, rest)) = self.body.split_at_checked(2) else {
+            bail!("a PUBLISH without a topic");
+        };
+        let len = usize::from(u16::from_be_bytes([len[0], len[1]]));
+        let Some((topic, payload)) = rest.split_at_checked(len) else {
+            bail!("a PUBLISH shorter than its topic");
+        };
+        Ok((std::str::from_utf8(topic)?, payload))
+    }
+}
+
+/// The first packet of `bytes` and its length, once it is there in full.
+pub fn split(bytes: &[u8]) -> Result<Option<(Packet<'_>, usize)>> {
+    let Some((&first, rest)) = bytes.split_first() else {
+        return Ok(None);
+    };
+    let mut len = 0;
+    for (at, &byte) in rest.iter().enumerate() {
+        ensure!(at < 4, "a packet length of more than four bytes");
+        len |= usize::from(byte & 127) << (7 * at);
+        if byte & 128 == 0 {
+            let body = &rest[at + 1..];
+            return Ok(body
+                .get(..len)
+                .map(|body| (Packet { first, body }, 2 + at + len)));
+        }
+    }
+    Ok(None)
+}
