@@ -3,4 +3,6 @@
 pub mod api;
 pub mod cli;
 pub mod directory;
+pub mod gateways;
+pub mod moves;
 pub mod store;

@@ -1,0 +1,300 @@
+//! The gateways: who there is, where each listens, and which process speaks for it.
+//!
+//! A pure core: [`Gateways::handle`] takes an [`Input`] and the time, and returns [`Command`]s, to be carried out in
+//! their order. Of one gateway's messages only those of its newest link count; an older link, or another process
+//! with the same id, is fenced. Events pass through, snapshots are put together from their parts first.
+
+mod assembly;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use protocol::{
+    DeviceId, GatewayId,
+    message::{Event, Events, GatewayState, GatewayStatus, HeldNotice},
+};
+
+use crate::store::record::GatewayRecord;
+use assembly::{Assembled, Assembly};
+
+/// How many status intervals of silence make a gateway offline.
+const SILENT_INTERVALS: u32 = 3;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A gateway's status came over a link; links count up with every connection.
+    Status(u64, GatewayStatus),
+    /// A gateway's events came over a link.
+    Events(u64, GatewayId, Events),
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Write it, and answer queries accordingly.
+    Persist(GatewayId, GatewayRecord),
+    /// Retain this status; the gateway did not say so itself, so show it to subscribers as well.
+    Publish(GatewayStatus),
+    /// The gateway is offline now, and was not before.
+    Offline(GatewayId),
+    /// It is not offline now, and was before.
+    Online(GatewayId),
+    /// It says this.
+    Heard(GatewayId, Event),
+    /// This is everything it holds.
+    Snapshot {
+        /// The gateway.
+        gateway: GatewayId,
+        /// The devices connected to it.
+        connected: Vec<DeviceId>,
+        /// What it holds against devices.
+        held: Vec<HeldNotice>,
+    },
+    /// Ask it for a snapshot.
+    Resync(GatewayId),
+    /// The message was not used.
+    Refuse(Refused),
+}
+
+/// Why a gateway's message was not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// A newer link or another process speaks for the gateway.
+    Stale,
+    /// Events of a gateway that has sent no status.
+    Unknown,
+    /// One gateway more than [`Settings::max_gateways`].
+    TooMany,
+    /// A snapshot larger than [`Settings::max_snapshot`].
+    TooLarge,
+}
+
+/// The figures of the core.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How often a gateway sends its status.
+    pub status_interval: Duration,
+    /// Gateways known at most; one more is refused.
+    pub max_gateways: usize,
+    /// Devices and notices of one snapshot; a larger one is refused.
+    pub max_snapshot: usize,
+}
+
+/// What is known of one gateway.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gateway {
+    /// What it last said.
+    pub said: GatewayStatus,
+    /// Whether it is taken for offline, whatever it said.
+    pub silent: bool,
+    /// When it was last heard of; none when this process has not heard of it.
+    pub heard: Option<Timestamp>,
+    /// When it was last heard of, before a restart too.
+    pub seen: Option<Timestamp>,
+    link: Option<u64>,
+    assembly: Option<Assembly>,
+}
+
+impl Gateway {
+    /// What it said, or `offline` once it is silent.
+    pub fn status(&self) -> GatewayStatus {
+        let state = if self.silent {
+            GatewayState::Offline
+        } else {
+            self.said.state
+        };
+        GatewayStatus {
+            state,
+            ..self.said.clone()
+        }
+    }
+
+    /// Whether it can be told anything.
+    pub fn is_online(&self) -> bool {
+        !self.silent && self.said.state != GatewayState::Offline
+    }
+}
+
+/// The core; see the module.
+pub struct Gateways {
+    settings: Settings,
+    gateways: BTreeMap<GatewayId, Gateway>,
+    /// Since when this process listens, which is when silence begins for those not heard of yet.
+    started: Timestamp,
+}
+
+impl Gateways {
+    /// Takes up what a store holds. What was said still holds, until the gateway turns out to be silent.
+    pub fn restore(settings: Settings, records: Vec<(GatewayId, GatewayRecord)>, now: Timestamp) -> Self {
+        let gateway = |(id, record): (GatewayId, GatewayRecord)| {
+            let said = record.status?;
+            let gateway = Gateway {
+                said,
+                silent: false,
+                heard: None,
+                seen: record.seen,
+                link: None,
+                assembly: None,
+            };
+            Some((id, gateway))
+        };
+        Self {
+            settings,
+            gateways: records.into_iter().filter_map(gateway).collect(),
+            started: now,
+        }
+    }
+
+    /// The one entry: what happened, and when.
+    pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Command> {
+        let mut commands = Vec::new();
+        match input {
+            Input::Status(link, status) => self.status(link, status, now, &mut commands),
+            Input::Events(link, gateway, events) => self.events(link, gateway, events, now, &mut commands),
+            Input::Tick => self.tick(now, &mut commands),
+        }
+        commands
+    }
+
+    /// One gateway.
+    pub fn get(&self, gateway: &GatewayId) -> Option<&Gateway> {
+        self.gateways.get(gateway)
+    }
+
+    /// All of them, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (&GatewayId, &Gateway)> {
+        self.gateways.iter()
+    }
+
+    fn status(&mut self, link: u64, status: GatewayStatus, now: Timestamp, commands: &mut Vec<Command>) {
+        let id = status.gateway.clone();
+        let known = self.gateways.len();
+        let Some(gateway) = self.gateways.get_mut(&id) else {
+            if known >= self.settings.max_gateways {
+                return commands.push(Command::Refuse(Refused::TooMany));
+            }
+            let gateway = Gateway {
+                said: status.clone(),
+                silent: false,
+                heard: Some(now),
+                seen: Some(now),
+                link: Some(link),
+                assembly: None,
+            };
+            if gateway.is_online() {
+                commands.push(Command::Online(id.clone()));
+            }
+            self.gateways.insert(id.clone(), gateway);
+            return commands.push(Command::Persist(
+                id,
+                GatewayRecord {
+                    status: Some(status),
+                    seen: Some(now),
+                },
+            ));
+        };
+        if !gateway.accept(link, now) {
+            return commands.push(Command::Refuse(Refused::Stale));
+        }
+        let was_online = gateway.is_online();
+        gateway.silent = false;
+        let before = std::mem::replace(&mut gateway.said, status);
+        if gateway.said.state == GatewayState::Offline && gateway.said.endpoints.is_empty() {
+            // Where it listens outlives its going; it may be back before its devices have noticed.
+            gateway.said.endpoints.clone_from(&before.endpoints);
+        }
+        let unchanged = GatewayStatus {
+            connected: before.connected,
+            at: before.at,
+            ..gateway.said.clone()
+        };
+        if unchanged != before {
+            let record = GatewayRecord {
+                status: Some(gateway.said.clone()),
+                seen: Some(now),
+            };
+            commands.push(Command::Persist(id.clone(), record));
+        }
+        match (was_online, gateway.is_online()) {
+            (false, true) => commands.push(Command::Online(id)),
+            (true, false) => commands.push(Command::Offline(id)),
+            _ => {}
+        }
+    }
+
+    fn events(
+        &mut self,
+        link: u64,
+        id: GatewayId,
+        events: Events,
+        now: Timestamp,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(gateway) = self.gateways.get_mut(&id) else {
+            return commands.push(Command::Refuse(Refused::Unknown));
+        };
+        // A link is introduced by its status; until then nobody knows whose run it is.
+        if gateway.said.instance != events.instance || !gateway.accept(link, now) {
+            return commands.push(Command::Refuse(Refused::Stale));
+        }
+        if std::mem::take(&mut gateway.silent) && gateway.is_online() {
+            commands.push(Command::Publish(gateway.said.clone()));
+            commands.push(Command::Online(id.clone()));
+        }
+        for event in events.events {
+            match assembly::take(&mut gateway.assembly, event, self.settings.max_snapshot) {
+                Assembled::Event(event) => commands.push(Command::Heard(id.clone(), event)),
+                Assembled::Waiting => {}
+                Assembled::Whole {
+                    connected,
+                    held,
+                    since,
+                } => {
+                    commands.push(Command::Snapshot {
+                        gateway: id.clone(),
+                        connected,
+                        held,
+                    });
+                    commands.extend(since.into_iter().map(|event| Command::Heard(id.clone(), event)));
+                }
+                Assembled::Broken => commands.push(Command::Resync(id.clone())),
+                Assembled::TooLarge => commands.push(Command::Refuse(Refused::TooLarge)),
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
+        let silence = self.settings.status_interval.saturating_mul(SILENT_INTERVALS);
+        let silence = SignedDuration::try_from(silence).unwrap_or(SignedDuration::MAX);
+        for (id, gateway) in &mut self.gateways {
+            let heard = gateway.heard.unwrap_or(self.started);
+            if gateway.is_online() && now.duration_since(heard) > silence {
+                gateway.silent = true;
+                gateway.assembly = None;
+                commands.push(Command::Publish(gateway.status()));
+                commands.push(Command::Offline(id.clone()));
+            }
+        }
+    }
+}
+
+impl Gateway {
+    /// Whether a link may speak for the gateway; a newer one takes over.
+    fn accept(&mut self, link: u64, now: Timestamp) -> bool {
+        match self.link {
+            Some(newest) if link < newest => return false,
+            Some(newest) if link == newest => {}
+            _ => {
+                self.link = Some(link);
+                self.assembly = None;
+            }
+        }
+        (self.heard, self.seen) = (Some(now), Some(now));
+        true
+    }
+}

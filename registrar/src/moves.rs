@@ -1,0 +1,472 @@
+//! The moves: what the registrar wants of gateways so that every device ends on its own one.
+//!
+//! A pure core: [`Moves::handle`] takes an [`Input`], what it needs to know of the [`World`] and the time, and returns
+//! [`Command`]s, to be carried out in their order. It performs no I/O and can be driven by a simulation.
+//!
+//! For every device that may be on a gateway that is not its own there is one *pursuit*: the epoch of its assignment,
+//! the *places* it may still be, and the open move, if one was asked for. A place is sent `notify` until it answers
+//! `noticed`, and, once the device was seen at home, `clear` until it answers `cleared`. What a gateway that is offline
+//! has missed, its next snapshot shows (`reconcile`).
+
+mod events;
+mod pursuit;
+mod reconcile;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use protocol::{
+    CommandId, DeviceId, Endpoint, Epoch, GatewayId,
+    message::{self, Event, HeldNotice, Instruction, MoveReason},
+};
+
+use crate::{api::MigrationState, store::record::MoveRecord};
+use pursuit::{Place, Pursuit, Stage};
+
+/// One row of the directory, as the moves need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The device's own gateway; none when it was removed, or was only ever seen.
+    pub gateway: Option<GatewayId>,
+    /// The epoch, of the removal too.
+    pub epoch: Epoch,
+    /// Where it is connected, by [`Command::Seen`] and [`Command::Left`].
+    pub connected: Option<GatewayId>,
+}
+
+/// What the moves ask of their surroundings; none of it may change while one input is handled.
+pub trait World {
+    /// The directory's row of a device.
+    fn assignment(&self, device: &DeviceId) -> Option<Assignment>;
+    /// The devices whose row says they are connected there.
+    fn connected_on(&self, gateway: &GatewayId) -> Vec<DeviceId>;
+    /// Whether a gateway is there to be told anything.
+    fn is_online(&self, gateway: &GatewayId) -> bool;
+    /// The first endpoint a gateway advertises.
+    fn endpoint(&self, gateway: &GatewayId) -> Option<Endpoint>;
+    /// A fresh id, for an instruction that belongs to no move.
+    fn new_id(&self) -> CommandId;
+}
+
+/// What happened. The directory already says so.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A row and a move were committed.
+    Moved(MoveRecord),
+    /// A row was committed that needs no move of its own: a first assignment, or an imported one.
+    Assigned(DeviceId),
+    /// A row was removed.
+    Removed(DeviceId),
+    /// The device asked, and was answered with this epoch.
+    Asked(DeviceId, Epoch),
+    /// A gateway said so; its snapshots come as [`Input::Snapshot`].
+    Heard(GatewayId, Event),
+    /// Everything a gateway holds.
+    Snapshot {
+        /// The gateway.
+        gateway: GatewayId,
+        /// The devices connected to it.
+        connected: Vec<DeviceId>,
+        /// What it holds against devices.
+        held: Vec<HeldNotice>,
+    },
+    /// A gateway is offline.
+    Offline(GatewayId),
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Write this record of a move, before carrying out what follows.
+    Persist(MoveRecord),
+    /// Note in the directory that the device is connected there.
+    Seen(DeviceId, GatewayId),
+    /// Note in the directory that the device is not connected there any more.
+    Left(DeviceId, GatewayId),
+    /// Tell a gateway.
+    Send(GatewayId, message::Command),
+    /// Count.
+    Count(Counted),
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counted {
+    /// An event of an epoch that is over.
+    Stale,
+    /// A device connected that the directory does not know.
+    Unknown,
+    /// A device connected to a gateway that is not its own.
+    Stray,
+    /// A stray was told to move, but cannot be remembered: [`Settings::max_strays`] are.
+    Forgotten,
+    /// An instruction was sent again.
+    Resent,
+}
+
+/// The figures of the core.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a device may stay on a wrong gateway that no move took it from.
+    pub grace: Duration,
+    /// When an instruction that was not answered is sent again.
+    pub resend_after: Duration,
+    /// Devices on wrong gateways, without a move, that are remembered.
+    pub max_strays: usize,
+}
+
+/// The core; see the module.
+pub struct Moves {
+    settings: Settings,
+    pursuits: HashMap<DeviceId, Pursuit>,
+    /// How many pursuits have no move.
+    strays: usize,
+}
+
+/// One call of [`Moves::handle`].
+struct Turn<'a> {
+    world: &'a dyn World,
+    now: Timestamp,
+    commands: Vec<Command>,
+}
+
+impl Turn<'_> {
+    fn count(&mut self, counted: Counted) {
+        self.commands.push(Command::Count(counted));
+    }
+
+    fn send(&mut self, gateway: &GatewayId, command: CommandId, instruction: Instruction) {
+        if self.world.is_online(gateway) {
+            self.commands.push(Command::Send(
+                gateway.clone(),
+                message::Command { command, instruction },
+            ));
+        }
+    }
+
+    fn admit(&mut self, gateway: &GatewayId, command: CommandId, device: &DeviceId, epoch: Epoch) {
+        self.send(
+            gateway,
+            command,
+            Instruction::Admit {
+                device: device.clone(),
+                epoch,
+            },
+        );
+    }
+
+    fn clear(&mut self, gateway: &GatewayId, command: CommandId, device: &DeviceId, epoch: Epoch) {
+        self.send(
+            gateway,
+            command,
+            Instruction::Clear {
+                device: device.clone(),
+                epoch,
+            },
+        );
+    }
+
+    /// Whether the device is connected to its own gateway now.
+    fn is_home(&self, row: &Assignment) -> bool {
+        row.gateway
+            .as_ref()
+            .is_some_and(|own| row.connected.as_ref() == Some(own) && self.world.is_online(own))
+    }
+}
+
+impl Moves {
+    /// No moves.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            pursuits: HashMap::new(),
+            strays: 0,
+        }
+    }
+
+    /// Takes up the open moves a store holds, in any order. Gateways are told nothing: each will send its snapshot.
+    pub fn restore(
+        &mut self,
+        mut records: Vec<MoveRecord>,
+        world: &dyn World,
+        now: Timestamp,
+    ) -> Vec<Command> {
+        records.sort_by_key(|record| record.epoch);
+        let mut commands = Vec::new();
+        for record in records {
+            commands.extend(self.handle(Input::Moved(record), world, now));
+        }
+        commands.retain(|command| matches!(command, Command::Persist(_)));
+        commands
+    }
+
+    /// The one entry: what happened, and when.
+    pub fn handle(&mut self, input: Input, world: &dyn World, now: Timestamp) -> Vec<Command> {
+        let mut turn = Turn {
+            world,
+            now,
+            commands: Vec::new(),
+        };
+        match input {
+            Input::Moved(record) => self.moved(record, &mut turn),
+            Input::Assigned(device) => self.assigned(&device, &mut turn),
+            Input::Removed(device) => self.removed(&device, &mut turn),
+            Input::Asked(device, epoch) => self.asked(&device, epoch, &mut turn),
+            Input::Heard(gateway, event) => self.heard(&gateway, event, &mut turn),
+            Input::Snapshot {
+                gateway,
+                connected,
+                held,
+            } => {
+                self.snapshot(&gateway, connected, held, &mut turn);
+            }
+            Input::Offline(gateway) => self.offline(&gateway, &mut turn),
+            Input::Tick => self.tick(&mut turn),
+        }
+        turn.commands
+    }
+
+    /// The open moves.
+    pub fn open(&self) -> impl Iterator<Item = &MoveRecord> {
+        self.pursuits
+            .values()
+            .filter_map(|pursuit| pursuit.record.as_ref())
+    }
+
+    /// How many devices are on wrong gateways without a move.
+    pub fn strays(&self) -> usize {
+        self.strays
+    }
+
+    /// The notices wanted on a gateway: device and epoch.
+    pub fn wanted_on(&self, gateway: &GatewayId) -> BTreeMap<DeviceId, Epoch> {
+        let wanted = self.pursuits.iter().filter(|(_, pursuit)| {
+            pursuit
+                .places
+                .get(gateway)
+                .is_some_and(|place| place.stage != Stage::Clearing)
+        });
+        wanted
+            .map(|(device, pursuit)| (device.clone(), pursuit.epoch))
+            .collect()
+    }
+
+    fn moved(&mut self, mut record: MoveRecord, turn: &mut Turn<'_>) {
+        let device = record.device.clone();
+        let Some(row) = turn.world.assignment(&device) else {
+            return turn.count(Counted::Stale);
+        };
+        let earlier = self.take(&device);
+        if row.epoch > record.epoch
+            || earlier
+                .as_ref()
+                .is_some_and(|earlier| earlier.epoch >= record.epoch)
+        {
+            return self.moved_late(record, earlier, &row, turn);
+        }
+        let mut places = Vec::new();
+        if let Some(earlier) = earlier {
+            places.extend(earlier.places.into_keys());
+            if let Some(superseded) = earlier.record {
+                pursuit::supersede(superseded, turn);
+            }
+        }
+        places.retain(|gateway| *gateway != record.to && !pursuit::is_from(&record, gateway));
+        if !places.is_empty() {
+            record.from.extend(places.into_iter().map(pursuit::source));
+            pursuit::persist(&mut record, turn);
+        }
+        turn.admit(&record.to, record.id, &device, record.epoch);
+        let mut pursuit = Pursuit::of(record, turn.now);
+        if turn.is_home(&row) {
+            pursuit.arrived(&device, turn);
+        } else {
+            pursuit.announce(&device, &self.settings, turn);
+        }
+        self.put(device, pursuit, turn);
+    }
+
+    /// A move that was overtaken before it got here: its places are kept, it is not.
+    fn moved_late(
+        &mut self,
+        record: MoveRecord,
+        earlier: Option<Pursuit>,
+        row: &Assignment,
+        turn: &mut Turn<'_>,
+    ) {
+        let device = record.device.clone();
+        let mut pursuit = match earlier {
+            Some(earlier) if earlier.epoch >= record.epoch => earlier,
+            Some(earlier) => {
+                if let Some(superseded) = earlier.record {
+                    pursuit::supersede(superseded, turn);
+                }
+                Pursuit {
+                    epoch: row.epoch,
+                    places: earlier.places,
+                    record: None,
+                }
+            }
+            None => Pursuit {
+                epoch: row.epoch,
+                places: BTreeMap::new(),
+                record: None,
+            },
+        };
+        if pursuit.record.as_ref().is_some_and(|open| open.id == record.id) {
+            return self.put(device, pursuit, turn);
+        }
+        for gateway in record.from.iter().map(|source| &source.gateway) {
+            if row.gateway.as_ref() == Some(gateway) || pursuit.places.contains_key(gateway) {
+                continue;
+            }
+            pursuit
+                .places
+                .insert(gateway.clone(), Place::new(record.id, record.reason, turn.now));
+            if let Some(open) = pursuit
+                .record
+                .as_mut()
+                .filter(|open| !pursuit::is_from(open, gateway))
+            {
+                open.from.push(pursuit::source(gateway.clone()));
+                pursuit::persist(open, turn);
+            }
+        }
+        pursuit::supersede(record, turn);
+        if row.gateway.is_none() || turn.is_home(row) {
+            pursuit.clear_all(&device, turn);
+        } else {
+            pursuit.announce(&device, &self.settings, turn);
+        }
+        self.put(device, pursuit, turn);
+    }
+
+    fn assigned(&mut self, device: &DeviceId, turn: &mut Turn<'_>) {
+        let Some(row) = turn.world.assignment(device) else {
+            return;
+        };
+        let Some(own) = row.gateway.clone() else { return };
+        let mut pursuit = match self.take(device) {
+            Some(newer) if newer.epoch >= row.epoch && newer.record.is_some() => {
+                return self.put(device.clone(), newer, turn);
+            }
+            Some(earlier) => {
+                if let Some(superseded) = earlier.record {
+                    pursuit::supersede(superseded, turn);
+                }
+                Pursuit {
+                    epoch: row.epoch,
+                    places: earlier.places,
+                    record: None,
+                }
+            }
+            None => Pursuit {
+                epoch: row.epoch,
+                places: BTreeMap::new(),
+                record: None,
+            },
+        };
+        let id = turn.world.new_id();
+        let elsewhere = row.connected.clone().filter(|found| *found != own);
+        pursuit.places.remove(&own);
+        for gateway in pursuit
+            .places
+            .keys()
+            .cloned()
+            .chain(elsewhere)
+            .collect::<Vec<_>>()
+        {
+            pursuit
+                .places
+                .insert(gateway, Place::new(id, MoveReason::Policy, turn.now));
+        }
+        if row.epoch > Epoch::FIRST {
+            turn.admit(&own, id, device, row.epoch);
+        }
+        if turn.is_home(&row) {
+            pursuit.clear_all(device, turn);
+        } else {
+            pursuit.announce(device, &self.settings, turn);
+        }
+        self.put(device.clone(), pursuit, turn);
+    }
+
+    fn removed(&mut self, device: &DeviceId, turn: &mut Turn<'_>) {
+        let Some(row) = turn.world.assignment(device) else {
+            return;
+        };
+        let Some(mut pursuit) = self.take(device) else {
+            return;
+        };
+        if let Some(record) = pursuit.record.take() {
+            pursuit::supersede(record, turn);
+        }
+        pursuit.epoch = pursuit.epoch.max(row.epoch);
+        pursuit.clear_all(device, turn);
+        self.put(device.clone(), pursuit, turn);
+    }
+
+    fn asked(&mut self, device: &DeviceId, epoch: Epoch, turn: &mut Turn<'_>) {
+        let Some(pursuit) = self.pursuits.get_mut(device) else {
+            return;
+        };
+        if let Some(record) = pursuit.record.as_mut().filter(|record| record.epoch == epoch) {
+            pursuit::advance(record, MigrationState::Asked, turn);
+        }
+    }
+
+    fn offline(&mut self, gateway: &GatewayId, turn: &mut Turn<'_>) {
+        for device in turn.world.connected_on(gateway) {
+            turn.commands.push(Command::Left(device, gateway.clone()));
+        }
+        let touched: Vec<_> = self
+            .pursuits
+            .iter()
+            .filter(|(_, pursuit)| pursuit.places.contains_key(gateway))
+            .map(|(device, _)| device.clone())
+            .collect();
+        for device in touched {
+            if let Some(pursuit) = self.take(&device) {
+                self.put(device, pursuit, turn);
+            }
+        }
+    }
+
+    fn tick(&mut self, turn: &mut Turn<'_>) {
+        let resend_after =
+            SignedDuration::try_from(self.settings.resend_after).unwrap_or(SignedDuration::MAX);
+        for (device, pursuit) in &mut self.pursuits {
+            pursuit.resend(device, resend_after, &self.settings, turn);
+        }
+    }
+
+    fn take(&mut self, device: &DeviceId) -> Option<Pursuit> {
+        let pursuit = self.pursuits.remove(device)?;
+        self.strays -= usize::from(pursuit.record.is_none());
+        Some(pursuit)
+    }
+
+    /// Keeps a pursuit for as long as something is left to do, and closes its move when nothing is.
+    fn put(&mut self, device: DeviceId, mut pursuit: Pursuit, turn: &mut Turn<'_>) {
+        pursuit.settle(turn);
+        if pursuit.record.is_none() {
+            // An offline gateway's snapshot will show what it holds; nothing need be remembered for it.
+            pursuit.places.retain(|gateway, _| turn.world.is_online(gateway));
+            if pursuit.places.is_empty() {
+                return;
+            }
+            if self.strays >= self.settings.max_strays {
+                return turn.count(Counted::Forgotten);
+            }
+            self.strays += 1;
+        }
+        self.pursuits.insert(device, pursuit);
+    }
+}

@@ -1,0 +1,199 @@
+//! What gateways say of single devices.
+
+use protocol::{
+    DeviceId, Epoch, GatewayId,
+    message::{Event, MoveReason, MoveState},
+};
+
+use super::{
+    Assignment, Command, Counted, Moves, Turn,
+    pursuit::{self, Place, Pursuit, Stage},
+};
+
+/// The longest report of a device that is kept, in characters.
+const MAX_REPORT: usize = 200;
+
+impl Moves {
+    pub(super) fn heard(&mut self, gateway: &GatewayId, event: Event, turn: &mut Turn<'_>) {
+        match event {
+            Event::Connected { device, .. } => self.connected(gateway, &device, turn),
+            Event::Disconnected { device } => self.disconnected(gateway, &device, turn),
+            Event::Noticed { device, epoch, .. } => self.noticed(gateway, &device, epoch, turn),
+            Event::Cleared { device, epoch, .. } => self.cleared(gateway, &device, epoch, turn),
+            Event::Rejected { device, epoch } => {
+                self.welcome(gateway, &device, epoch, turn);
+            }
+            Event::Reported {
+                device,
+                epoch,
+                state,
+                error,
+                ..
+            } => {
+                self.reported(&device, epoch, state, error.as_deref(), turn);
+            }
+            Event::Snapshot(_) => {}
+        }
+    }
+
+    pub(super) fn connected(&mut self, gateway: &GatewayId, device: &DeviceId, turn: &mut Turn<'_>) {
+        let row = turn.world.assignment(device);
+        let Some((row, own)) = row.and_then(|row| row.gateway.clone().map(|own| (row, own))) else {
+            turn.commands.push(Command::Seen(device.clone(), gateway.clone()));
+            return turn.count(Counted::Unknown);
+        };
+        if own == *gateway {
+            turn.commands.push(Command::Seen(device.clone(), gateway.clone()));
+            if let Some(mut pursuit) = self.take(device) {
+                pursuit.arrived(device, turn);
+                self.put(device.clone(), pursuit, turn);
+            }
+            return;
+        }
+        // A device that is at home stays known as such: gateways' events reach us in no common order.
+        if !turn.is_home(&row) {
+            turn.commands.push(Command::Seen(device.clone(), gateway.clone()));
+        }
+        turn.count(Counted::Stray);
+        let mut pursuit = self.take(device).unwrap_or_else(|| stray(&row));
+        match pursuit.places.get(gateway).map(|place| place.stage) {
+            Some(Stage::Noticed) => {}
+            Some(Stage::Notifying) => pursuit.notify(gateway, device, &self.settings, turn),
+            Some(Stage::Clearing) | None => {
+                let id = pursuit
+                    .record
+                    .as_ref()
+                    .map_or_else(|| turn.world.new_id(), |record| record.id);
+                pursuit
+                    .places
+                    .insert(gateway.clone(), Place::new(id, MoveReason::Policy, turn.now));
+                pursuit.notify(gateway, device, &self.settings, turn);
+            }
+        }
+        self.put(device.clone(), pursuit, turn);
+    }
+
+    pub(super) fn disconnected(&mut self, gateway: &GatewayId, device: &DeviceId, turn: &mut Turn<'_>) {
+        let Some(row) = turn.world.assignment(device) else {
+            return;
+        };
+        if row.connected.as_ref() == Some(gateway) {
+            turn.commands.push(Command::Left(device.clone(), gateway.clone()));
+        } else if turn.is_home(&row)
+            && let Some(pursuit) = self.pursuits.get_mut(device)
+        {
+            pursuit.clear(gateway, device, turn);
+        }
+    }
+
+    fn noticed(&mut self, gateway: &GatewayId, device: &DeviceId, epoch: Epoch, turn: &mut Turn<'_>) {
+        if self.welcome(gateway, device, epoch, turn) {
+            return;
+        }
+        let row = turn.world.assignment(device);
+        let Some(row) = row.filter(|row| row.gateway.is_some()) else {
+            return turn.clear(gateway, turn.world.new_id(), device, epoch);
+        };
+        let mut pursuit = self.take(device).unwrap_or_else(|| stray(&row));
+        if epoch < pursuit.epoch {
+            turn.count(Counted::Stale);
+        } else if let Some(place) = pursuit.places.get_mut(gateway) {
+            if place.stage == Stage::Notifying {
+                place.stage = Stage::Noticed;
+            }
+        } else {
+            let mut place = Place::new(turn.world.new_id(), MoveReason::Policy, turn.now);
+            place.stage = Stage::Noticed;
+            pursuit.places.insert(gateway.clone(), place);
+            if turn.is_home(&row) {
+                pursuit.clear(gateway, device, turn);
+            }
+        }
+        self.put(device.clone(), pursuit, turn);
+    }
+
+    fn cleared(&mut self, gateway: &GatewayId, device: &DeviceId, epoch: Epoch, turn: &mut Turn<'_>) {
+        if self.welcome(gateway, device, epoch, turn) {
+            return;
+        }
+        let Some(mut pursuit) = self.take(device) else {
+            return;
+        };
+        if epoch < pursuit.epoch {
+            turn.count(Counted::Stale);
+        } else if pursuit
+            .places
+            .get(gateway)
+            .is_some_and(|place| place.stage == Stage::Clearing)
+        {
+            pursuit.places.remove(gateway);
+        }
+        self.put(device.clone(), pursuit, turn);
+    }
+
+    /// Lets a device in that a gateway holds something against although it belongs there. True when it belongs there.
+    pub(super) fn welcome(
+        &mut self,
+        gateway: &GatewayId,
+        device: &DeviceId,
+        held: Epoch,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        let Some(row) = turn.world.assignment(device) else {
+            return false;
+        };
+        if row.gateway.as_ref() != Some(gateway) {
+            return false;
+        }
+        if held < row.epoch {
+            turn.count(Counted::Stale);
+            turn.admit(gateway, turn.world.new_id(), device, row.epoch);
+        }
+        true
+    }
+
+    fn reported(
+        &mut self,
+        device: &DeviceId,
+        epoch: Epoch,
+        state: MoveState,
+        error: Option<&str>,
+        turn: &mut Turn<'_>,
+    ) {
+        let open = self
+            .pursuits
+            .get_mut(device)
+            .and_then(|pursuit| pursuit.record.as_mut());
+        let Some(record) = open.filter(|record| record.epoch == epoch) else {
+            return turn.count(Counted::Stale);
+        };
+        let detail = match state {
+            MoveState::Accepted => "the device has the notice".to_owned(),
+            MoveState::Moving => format!("the device connects to {}", record.to),
+            MoveState::Failed => {
+                let error: String = error
+                    .unwrap_or("no reason given")
+                    .chars()
+                    .take(MAX_REPORT)
+                    .collect();
+                format!(
+                    "the device could not reach {} and stays, it will retry: {error}",
+                    record.to
+                )
+            }
+        };
+        if record.detail.as_ref() != Some(&detail) {
+            record.detail = Some(detail);
+            pursuit::persist(record, turn);
+        }
+    }
+}
+
+/// A pursuit of a device that no move was asked for.
+pub(super) fn stray(row: &Assignment) -> Pursuit {
+    Pursuit {
+        epoch: row.epoch,
+        places: Default::default(),
+        record: None,
+    }
+}

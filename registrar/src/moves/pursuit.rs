@@ -1,0 +1,247 @@
+//! One device that may be where it does not belong.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use protocol::{
+    CommandId, DeviceId, Epoch, GatewayId,
+    message::{Instruction, MoveReason},
+};
+
+use super::{Command, Counted, Settings, Turn};
+use crate::{
+    api::{MigrationState, Step},
+    store::record::{MoveRecord, MoveSource},
+};
+
+/// Whom a device is away from, and what they were told.
+pub(super) struct Pursuit {
+    /// The epoch of the assignment it is to follow.
+    pub epoch: Epoch,
+    /// The gateways it may still be on, less its own.
+    pub places: BTreeMap<GatewayId, Place>,
+    /// The open move; none for a stray.
+    pub record: Option<MoveRecord>,
+}
+
+/// One gateway a device may still be on.
+pub(super) struct Place {
+    pub command: CommandId,
+    pub reason: MoveReason,
+    pub stage: Stage,
+    /// When it was last told.
+    pub sent: Timestamp,
+}
+
+/// What a place was told, and whether it answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// `notify`; not answered.
+    Notifying,
+    /// `notify`; answered.
+    Noticed,
+    /// `clear`; not answered. A place that answered is none any more.
+    Clearing,
+}
+
+impl Place {
+    pub fn new(command: CommandId, reason: MoveReason, now: Timestamp) -> Self {
+        Self {
+            command,
+            reason,
+            stage: Stage::Notifying,
+            sent: now,
+        }
+    }
+}
+
+impl Pursuit {
+    /// The pursuit of an open move, new or stored.
+    pub fn of(record: MoveRecord, now: Timestamp) -> Self {
+        let place = |source: &MoveSource| {
+            let mut place = Place::new(record.id, record.reason, now);
+            place.stage = match (record.state >= MigrationState::Seen, source.noticed) {
+                (true, _) => Stage::Clearing,
+                (false, true) => Stage::Noticed,
+                (false, false) => Stage::Notifying,
+            };
+            (source.gateway.clone(), place)
+        };
+        let places = record
+            .from
+            .iter()
+            .filter(|source| !source.cleared)
+            .map(place)
+            .collect();
+        Self {
+            epoch: record.epoch,
+            places,
+            record: Some(record),
+        }
+    }
+
+    /// The device was seen at home.
+    pub fn arrived(&mut self, device: &DeviceId, turn: &mut Turn<'_>) {
+        if let Some(record) = &mut self.record {
+            advance(record, MigrationState::Seen, turn);
+        }
+        self.clear_all(device, turn);
+    }
+
+    /// Asks every place to drop its notice.
+    pub fn clear_all(&mut self, device: &DeviceId, turn: &mut Turn<'_>) {
+        for (gateway, place) in &mut self.places {
+            place.stage = Stage::Clearing;
+            place.sent = turn.now;
+            turn.clear(gateway, place.command, device, self.epoch);
+        }
+    }
+
+    /// Asks every place that has not answered for a notice.
+    pub fn announce(&mut self, device: &DeviceId, settings: &Settings, turn: &mut Turn<'_>) {
+        let unanswered: Vec<_> = self
+            .places
+            .iter()
+            .filter(|(_, place)| place.stage != Stage::Noticed)
+            .map(|(g, _)| g.clone())
+            .collect();
+        for gateway in unanswered {
+            self.notify(&gateway, device, settings, turn);
+        }
+    }
+
+    /// Asks one place for a notice.
+    pub fn notify(
+        &mut self,
+        gateway: &GatewayId,
+        device: &DeviceId,
+        settings: &Settings,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(place) = self.places.get_mut(gateway) else {
+            return;
+        };
+        place.stage = Stage::Notifying;
+        place.sent = turn.now;
+        let own = turn.world.assignment(device).and_then(|row| row.gateway);
+        let grace = u64::try_from(settings.grace.as_millis()).unwrap_or(u64::MAX);
+        let instruction = Instruction::Notify {
+            device: device.clone(),
+            epoch: self.epoch,
+            reason: place.reason,
+            grace_ms: self.record.as_ref().map_or(grace, |record| record.grace_ms),
+            spread_ms: self.record.as_ref().map_or(0, |record| record.spread_ms),
+            server: own.and_then(|own| turn.world.endpoint(&own)),
+        };
+        turn.send(gateway, place.command, instruction);
+    }
+
+    /// Sends again what was not answered for `after`.
+    pub fn resend(
+        &mut self,
+        device: &DeviceId,
+        after: SignedDuration,
+        settings: &Settings,
+        turn: &mut Turn<'_>,
+    ) {
+        let due: Vec<_> = self
+            .places
+            .iter()
+            .filter(|(gateway, place)| {
+                place.stage != Stage::Noticed
+                    && turn.now.duration_since(place.sent) >= after
+                    && turn.world.is_online(gateway)
+            })
+            .map(|(gateway, place)| (gateway.clone(), place.stage))
+            .collect();
+        for (gateway, stage) in due {
+            turn.count(Counted::Resent);
+            match stage {
+                Stage::Clearing => self.clear(&gateway, device, turn),
+                Stage::Notifying | Stage::Noticed => self.notify(&gateway, device, settings, turn),
+            }
+        }
+    }
+
+    /// Asks one place to drop its notice.
+    pub fn clear(&mut self, gateway: &GatewayId, device: &DeviceId, turn: &mut Turn<'_>) {
+        let Some(place) = self.places.get_mut(gateway) else {
+            return;
+        };
+        place.stage = Stage::Clearing;
+        place.sent = turn.now;
+        turn.clear(gateway, place.command, device, self.epoch);
+    }
+
+    /// Takes the steps that follow from what the places have answered.
+    pub fn settle(&mut self, turn: &mut Turn<'_>) {
+        let Some(record) = &mut self.record else { return };
+        let mut changed = false;
+        for source in &mut record.from {
+            let stage = self.places.get(&source.gateway).map(|place| place.stage);
+            let noticed = stage == Some(Stage::Noticed) || source.noticed && stage != Some(Stage::Notifying);
+            changed |= (noticed, stage.is_none()) != (source.noticed, source.cleared);
+            (source.noticed, source.cleared) = (noticed, stage.is_none());
+        }
+        let revision = record.revision;
+        let mut online = self
+            .places
+            .iter()
+            .filter(|(gateway, _)| turn.world.is_online(gateway))
+            .peekable();
+        if record.state >= MigrationState::Seen {
+            if online.peek().is_none() {
+                advance(record, MigrationState::Done, turn);
+            }
+        } else if online.peek().is_some() && online.all(|(_, place)| place.stage == Stage::Noticed) {
+            advance(record, MigrationState::Notified, turn);
+        }
+        if changed && record.revision == revision {
+            persist(record, turn);
+        }
+        if record.is_closed() {
+            self.record = None;
+        }
+    }
+}
+
+/// Takes a step, unless it is taken already or a later one is.
+pub(super) fn advance(record: &mut MoveRecord, state: MigrationState, turn: &mut Turn<'_>) {
+    if record.state >= state {
+        return;
+    }
+    record.state = state;
+    let last = record.steps.last().map_or(turn.now, |step| step.at);
+    record.steps.push(Step {
+        state,
+        at: turn.now.max(last),
+    });
+    persist(record, turn);
+}
+
+/// Closes a move that a later change took the place of.
+pub(super) fn supersede(mut record: MoveRecord, turn: &mut Turn<'_>) {
+    if !record.is_closed() {
+        advance(&mut record, MigrationState::Superseded, turn);
+    }
+}
+
+/// Has a changed record written.
+pub(super) fn persist(record: &mut MoveRecord, turn: &mut Turn<'_>) {
+    record.revision += 1;
+    turn.commands.push(Command::Persist(record.clone()));
+}
+
+/// A gateway a move takes a device from, and that knows nothing of it yet.
+pub(super) fn source(gateway: GatewayId) -> MoveSource {
+    MoveSource {
+        gateway,
+        noticed: false,
+        cleared: false,
+    }
+}
+
+/// Whether a move takes its device from this gateway.
+pub(super) fn is_from(record: &MoveRecord, gateway: &GatewayId) -> bool {
+    record.from.iter().any(|source| source.gateway == *gateway)
+}

@@ -1,0 +1,124 @@
+//! What a gateway's snapshot says against what is wanted of it.
+
+use std::collections::{HashMap, HashSet};
+
+use protocol::{
+    DeviceId, GatewayId,
+    message::{HeldNotice, HeldState, MoveReason},
+};
+
+use super::{
+    Command, Counted, Moves, Turn,
+    events::stray,
+    pursuit::{Place, Stage},
+};
+
+impl Moves {
+    pub(super) fn snapshot(
+        &mut self,
+        gateway: &GatewayId,
+        connected: Vec<DeviceId>,
+        held: Vec<HeldNotice>,
+        turn: &mut Turn<'_>,
+    ) {
+        let connected: HashSet<DeviceId> = connected.into_iter().collect();
+        let held: HashMap<DeviceId, HeldNotice> = held
+            .into_iter()
+            .map(|notice| (notice.device.clone(), notice))
+            .collect();
+        for device in turn.world.connected_on(gateway) {
+            if !connected.contains(&device) {
+                turn.commands.push(Command::Left(device, gateway.clone()));
+            }
+        }
+        self.missing(gateway, &connected, &held, turn);
+        for notice in held.values() {
+            self.held(gateway, notice, connected.contains(&notice.device), turn);
+        }
+        for device in &connected {
+            self.connected(gateway, device, turn);
+        }
+    }
+
+    /// Places the gateway knows nothing of: `notify` was lost, or `clear` is done.
+    fn missing(
+        &mut self,
+        gateway: &GatewayId,
+        connected: &HashSet<DeviceId>,
+        held: &HashMap<DeviceId, HeldNotice>,
+        turn: &mut Turn<'_>,
+    ) {
+        let missing: Vec<_> = self
+            .pursuits
+            .iter()
+            .filter(|(device, pursuit)| pursuit.places.contains_key(gateway) && !held.contains_key(*device))
+            .map(|(device, _)| device.clone())
+            .collect();
+        for device in missing {
+            let Some(mut pursuit) = self.take(&device) else {
+                continue;
+            };
+            let row = turn.world.assignment(&device);
+            let is_gone = row.is_some_and(|row| turn.is_home(&row)) && !connected.contains(&device);
+            let clearing = pursuit
+                .places
+                .get(gateway)
+                .is_some_and(|place| place.stage == Stage::Clearing);
+            if clearing || is_gone {
+                pursuit.places.remove(gateway);
+            } else {
+                pursuit.notify(gateway, &device, &self.settings, turn);
+            }
+            self.put(device, pursuit, turn);
+        }
+    }
+
+    fn held(&mut self, gateway: &GatewayId, notice: &HeldNotice, is_connected: bool, turn: &mut Turn<'_>) {
+        let device = &notice.device;
+        if self.welcome(gateway, device, notice.epoch, turn) {
+            return;
+        }
+        let published = notice.state == HeldState::Published;
+        let row = turn.world.assignment(device);
+        let Some(row) = row.filter(|row| row.gateway.is_some()) else {
+            if published {
+                turn.clear(gateway, notice.command, device, notice.epoch);
+            }
+            return;
+        };
+        let mut pursuit = match self.take(device) {
+            Some(pursuit) => pursuit,
+            // A device remembered as moved away, and nothing else to do about it.
+            None if !published => return,
+            None => stray(&row),
+        };
+        let stage = pursuit.places.get(gateway).map(|place| place.stage);
+        let current = notice.epoch >= pursuit.epoch;
+        match stage {
+            Some(Stage::Clearing) if !published && current => {
+                pursuit.places.remove(gateway);
+            }
+            Some(Stage::Clearing) => pursuit.clear(gateway, device, turn),
+            Some(_) if turn.is_home(&row) && !is_connected => pursuit.clear(gateway, device, turn),
+            Some(_) if current => {
+                // Moved away with the epoch that is wanted: the gateway rejects it, as a notice's grace would.
+                let place = pursuit.places.get_mut(gateway).expect("its stage was read");
+                place.stage = Stage::Noticed;
+            }
+            Some(_) => pursuit.notify(gateway, device, &self.settings, turn),
+            None if published => {
+                let mut place = Place::new(notice.command, MoveReason::Policy, turn.now);
+                place.stage = Stage::Noticed;
+                pursuit.places.insert(gateway.clone(), place);
+                if turn.is_home(&row) && !is_connected {
+                    pursuit.clear(gateway, device, turn);
+                } else if !current {
+                    turn.count(Counted::Stale);
+                    pursuit.notify(gateway, device, &self.settings, turn);
+                }
+            }
+            None => {}
+        }
+        self.put(device.clone(), pursuit, turn);
+    }
+}
