@@ -1,1 +1,2 @@
-//! doc
+//! The device's side of Homeport: finds the device's gateway and follows it when it changes.
+pub mod core;

@@ -1,0 +1,322 @@
+//! The agent's state machine: `(input, now) → commands`.
+//!
+//! [`Machine`] decides when to ask the registrar, which gateway to connect to, and when to leave an old one. It performs no
+//! I/O and reads no clock: time is the [`Duration`] since some start of the caller's choice and never goes back, and
+//! randomness comes from a seed. A caller
+//!
+//! 1. hands every event to [`Machine::handle`] and carries out the [`Command`]s it returns, in order;
+//! 2. hands it [`Input::Tick`] when [`Machine::deadline`] has come, and once at the start.
+//!
+//! Every [`Command::Connect`] is followed, sooner or later, by [`Input::Up`], [`Input::Down`] or a
+//! [`Command::Close`] for its link; every [`Command::Ask`] by a [`Command::EndQuestion`].
+//!
+//! ```
+//! use std::time::Duration;
+//! use homeport_device_agent::core::{Command, Input, Machine, Settings};
+//!
+//! let mut machine = Machine::new("dev-1".parse()?, Settings::default().into(), None, 7, Duration::ZERO);
+//! let commands = machine.handle(Input::Tick, Duration::ZERO);
+//! assert!(matches!(commands[..], [Command::Ask { .. }, Command::Emit(_)]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod answer;
+mod attempt;
+mod command;
+mod gate;
+mod link;
+mod notice;
+mod random;
+mod settings;
+
+use std::{sync::Arc, time::Duration};
+
+use protocol::{
+    CommandId, DeviceId, Endpoint, Epoch, GatewayId,
+    message::{Answer, Assigned, Have, QueryReason},
+};
+
+pub use command::{Change, Command, Counters, Input, LinkId, Loss, Phase};
+pub use settings::{Backoff, MIN_WAIT, Settings};
+
+use attempt::{Attempt, Step};
+use gate::Gate;
+use notice::Notice;
+use random::Random;
+
+/// An answer kept from an earlier run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// What the registrar had answered.
+    pub assigned: Assigned,
+    /// How long ago, by the wall clock.
+    pub age: Duration,
+}
+
+/// The assignment the device acts on.
+struct Held {
+    assigned: Assigned,
+    refresh_at: Duration,
+}
+
+/// A connection to a gateway that is up.
+struct Connection {
+    link: LinkId,
+    gateway: GatewayId,
+    endpoint: Endpoint,
+    since: Duration,
+    /// Rounds that had failed before it came up; forgotten once it has lasted.
+    failures: u32,
+}
+
+enum State {
+    /// There is no assignment to act on.
+    Unassigned,
+    /// Connected to nothing, on the way to the gateway.
+    Reaching(Attempt),
+    /// Connected to the gateway that the assignment names.
+    Online(Connection),
+    /// Still connected to the old gateway, on the way to the new one.
+    Moving { old: Connection, attempt: Attempt },
+    /// For good.
+    Stopped,
+}
+
+/// The one question that may be open.
+struct Question {
+    rid: String,
+    deadline: Duration,
+}
+
+/// The state machine of one device.
+pub struct Machine {
+    device: DeviceId,
+    settings: Arc<Settings>,
+    random: Random,
+    state: State,
+    held: Option<Held>,
+    question: Option<Question>,
+    gate: Gate,
+    /// The gateway has turned the device away since the last answer.
+    rejected: bool,
+    notice: Option<Notice>,
+    /// The notice that led to the move under way.
+    moving_for: Option<(CommandId, Epoch)>,
+    last_link: u64,
+    counters: Counters,
+}
+
+impl Machine {
+    /// A machine that has done nothing yet; its first [`Input::Tick`] starts it.
+    ///
+    /// `stored` is used before anything is asked; an answer for another device is ignored. Two devices must not share
+    /// a `seed`, or their delays are the same.
+    pub fn new(
+        device: DeviceId,
+        settings: Arc<Settings>,
+        stored: Option<Stored>,
+        seed: u64,
+        now: Duration,
+    ) -> Self {
+        let mut machine = Self {
+            device,
+            settings,
+            random: Random::new(seed),
+            state: State::Unassigned,
+            held: None,
+            question: None,
+            gate: Gate::default(),
+            rejected: false,
+            notice: None,
+            moving_for: None,
+            last_link: 0,
+            counters: Counters::default(),
+        };
+        if let Some(stored) = stored.filter(|stored| stored.assigned.device == machine.device) {
+            let ttl = Duration::from_secs(stored.assigned.ttl_s);
+            machine.hold(stored.assigned, ttl.saturating_sub(stored.age), now);
+            machine.state = State::Reaching(Attempt::at(now));
+        }
+        machine
+    }
+
+    /// Takes one input at `now` and says what to do.
+    pub fn handle(&mut self, input: Input, now: Duration) -> Vec<Command> {
+        let mut out = Vec::new();
+        self.settle(now);
+        match input {
+            Input::Tick => {}
+            Input::Answer(answer) => self.answered(answer, now, &mut out),
+            Input::AskFailed { rid, error } => self.ask_failed(&rid, error, now, &mut out),
+            Input::Up { link } => self.up(link, now, &mut out),
+            Input::Down { link, loss } => self.down(link, loss, now, &mut out),
+            Input::Notice { link, notice } => self.noticed(link, notice, now, &mut out),
+            Input::Stop => self.stop(&mut out),
+        }
+        self.expire(now, &mut out);
+        out
+    }
+
+    /// When the next [`Input::Tick`] is due; `None` when only an event can change anything.
+    pub fn deadline(&self) -> Option<Duration> {
+        let question = match &self.question {
+            Some(question) => Some(question.deadline),
+            None => self.need().map(|(due, _)| due),
+        };
+        let attempt = self.attempt().map(Attempt::deadline);
+        question.into_iter().chain(attempt).min()
+    }
+
+    /// Where the device is, in a word.
+    pub fn phase(&self) -> Phase {
+        match &self.state {
+            State::Online(_) => Phase::Online,
+            State::Moving { .. } => Phase::Moving,
+            State::Stopped => Phase::Stopped,
+            State::Reaching(attempt) if attempt.link().is_some() => Phase::Connecting,
+            _ if self.question.is_some() => Phase::Asking,
+            _ => Phase::Backoff,
+        }
+    }
+
+    /// The gateway it is connected to now: while it moves, still the old one.
+    pub fn gateway(&self) -> Option<&GatewayId> {
+        self.connection().map(|connection| &connection.gateway)
+    }
+
+    /// The assignment it acts on.
+    pub fn assigned(&self) -> Option<&Assigned> {
+        self.held.as_ref().map(|held| &held.assigned)
+    }
+
+    /// What it has counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn connection(&self) -> Option<&Connection> {
+        match &self.state {
+            State::Online(connection) | State::Moving { old: connection, .. } => Some(connection),
+            _ => None,
+        }
+    }
+
+    fn attempt(&self) -> Option<&Attempt> {
+        match &self.state {
+            State::Reaching(attempt) | State::Moving { attempt, .. } => Some(attempt),
+            _ => None,
+        }
+    }
+
+    fn attempt_mut(&mut self) -> Option<&mut Attempt> {
+        match &mut self.state {
+            State::Reaching(attempt) | State::Moving { attempt, .. } => Some(attempt),
+            _ => None,
+        }
+    }
+
+    /// Forgets earlier failures once a connection has lasted.
+    fn settle(&mut self, now: Duration) {
+        let settled_after = self.settings.settled_after;
+        if let State::Online(connection) = &mut self.state
+            && now.saturating_sub(connection.since) >= settled_after
+        {
+            connection.failures = 0;
+            self.gate.settle();
+        }
+    }
+
+    /// Acts on what has become due.
+    fn expire(&mut self, now: Duration, out: &mut Vec<Command>) {
+        if let Some(question) = self.question.take_if(|question| question.deadline <= now) {
+            let error = format!("no answer within {:?}", self.settings.question_timeout);
+            self.close_question(question, out);
+            self.ask_again(error, now, out);
+        }
+        match self.attempt().map(|attempt| &attempt.step) {
+            Some(Step::Dialing { link, deadline, .. }) if *deadline <= now => {
+                let link = *link;
+                out.push(Command::Close { link });
+                let error = format!("no connection within {:?}", self.settings.connect_timeout);
+                self.dial_failed(Loss::Failed(error), now, out);
+            }
+            Some(Step::Waiting { until }) if *until <= now => self.dial(now, out),
+            _ => {}
+        }
+        if let Some((due, reason)) = self.need()
+            && self.question.is_none()
+            && due <= now
+        {
+            self.ask(reason, now, out);
+        }
+    }
+
+    /// When the device is to ask next, and why; derived, so no wish is ever forgotten or asked twice.
+    fn need(&self) -> Option<(Duration, QueryReason)> {
+        if matches!(self.state, State::Stopped) {
+            return None;
+        }
+        let gate = self.gate.opens_at();
+        let Some(held) = &self.held else {
+            return Some((gate, QueryReason::Boot));
+        };
+        if self.rejected {
+            return Some((gate, QueryReason::Rejected));
+        }
+        let unreachable = match &self.state {
+            State::Reaching(attempt) => attempt.unasked >= self.settings.tries_before_asking,
+            State::Moving { attempt, .. } => attempt.unasked > 0,
+            _ => false,
+        };
+        if unreachable {
+            return Some((gate, QueryReason::Lost));
+        }
+        let refresh = (held.refresh_at, QueryReason::Refresh);
+        let notice = self.notice.as_ref().map(|n| (n.due, QueryReason::Migrate));
+        let (due, reason) = notice.filter(|notice| notice.0 <= refresh.0).unwrap_or(refresh);
+        Some((due.max(gate), reason))
+    }
+
+    fn ask(&mut self, reason: QueryReason, now: Duration, out: &mut Vec<Command>) {
+        let rid = format!("{:016x}", self.random.next());
+        let have = self.assigned().map(|assigned| Have {
+            gateway: assigned.gateway.id.clone(),
+            epoch: assigned.epoch,
+        });
+        self.question = Some(Question {
+            rid: rid.clone(),
+            deadline: now.saturating_add(self.settings.question_timeout),
+        });
+        self.counters.asks += 1;
+        out.push(Command::Ask { rid, reason, have });
+        out.push(Command::Emit(Change::Asking { reason }));
+    }
+
+    fn hold(&mut self, assigned: Assigned, ttl: Duration, now: Duration) {
+        let ttl = ttl.max(MIN_WAIT);
+        // Devices that were given their answers together do not come back together.
+        let early = self.random.up_to(ttl / 10);
+        self.held = Some(Held {
+            assigned,
+            refresh_at: now.saturating_add(ttl - early),
+        });
+    }
+
+    fn stop(&mut self, out: &mut Vec<Command>) {
+        if let Some(question) = self.question.take() {
+            self.close_question(question, out);
+        }
+        let attempt = self.attempt().and_then(Attempt::link);
+        let connection = self.connection().map(|connection| connection.link);
+        out.extend(
+            attempt
+                .into_iter()
+                .chain(connection)
+                .map(|link| Command::Close { link }),
+        );
+        self.state = State::Stopped;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! What an answer, or its absence, leads to.
+
+use super::*;
+use protocol::message::{ErrorCode, MoveState, Outcome};
+
+impl Machine {
+    pub(super) fn answered(&mut self, answer: Answer, now: Duration, out: &mut Vec<Command>) {
+        let mine = |question: &mut Question| answer.rid.as_deref() == Some(&question.rid);
+        let Some(question) = self.question.take_if(mine) else {
+            self.counters.unmatched += 1;
+            return;
+        };
+        self.close_question(question, out);
+        match answer.outcome {
+            Outcome::Error {
+                code,
+                message,
+                retry_after_ms,
+            } => {
+                self.refused(code, message, Duration::from_millis(retry_after_ms), now, out);
+            }
+            Outcome::Assigned(assigned) if assigned.device != self.device => {
+                let error = format!("the answer is about device {}", assigned.device);
+                self.ask_again(error, now, out);
+            }
+            Outcome::Assigned(assigned) => match self.assigned().map(|held| held.epoch) {
+                Some(epoch) if assigned.epoch < epoch => {
+                    self.counters.stale += 1;
+                    let error = format!(
+                        "its epoch {} is lower than {epoch}, already acted on",
+                        assigned.epoch
+                    );
+                    self.ask_again(error, now, out);
+                }
+                _ => self.adopt(assigned, now, out),
+            },
+        }
+    }
+
+    pub(super) fn ask_failed(&mut self, rid: &str, error: String, now: Duration, out: &mut Vec<Command>) {
+        if let Some(question) = self.question.take_if(|question| question.rid == rid) {
+            self.close_question(question, out);
+            self.ask_again(error, now, out);
+        }
+    }
+
+    pub(super) fn close_question(&mut self, question: Question, out: &mut Vec<Command>) {
+        out.push(Command::EndQuestion { rid: question.rid });
+    }
+
+    /// The question led to nothing; whatever made the device ask makes it ask again, later.
+    pub(super) fn ask_again(&mut self, error: String, now: Duration, out: &mut Vec<Command>) {
+        self.counters.asks_failed += 1;
+        self.hold_back(now);
+        let retry_in = self.gate.opens_at().saturating_sub(now);
+        out.push(Command::Emit(Change::AskFailed { error, retry_in }));
+    }
+
+    /// Closes the gate for one more backoff.
+    pub(super) fn hold_back(&mut self, now: Duration) {
+        let failures = self.gate.failed();
+        let wait = self.random.backoff(&self.settings.backoff, failures);
+        self.gate.close_until(now.saturating_add(wait));
+    }
+
+    fn refused(
+        &mut self,
+        code: ErrorCode,
+        message: String,
+        retry_after: Duration,
+        now: Duration,
+        out: &mut Vec<Command>,
+    ) {
+        self.counters.asks_failed += 1;
+        self.hold_back(now);
+        let retry_after = retry_after.min(self.settings.max_retry_after);
+        // Devices refused together do not come back together.
+        let spread = self.random.up_to(self.settings.backoff.base);
+        let firm = matches!(code, ErrorCode::Throttled | ErrorCode::Unavailable);
+        self.gate
+            .retry_after(now.saturating_add(retry_after).saturating_add(spread), firm);
+        let retry_in = self.gate.opens_at().saturating_sub(now);
+        out.push(Command::Emit(Change::Refused {
+            code,
+            message,
+            retry_in,
+        }));
+    }
+
+    /// Acts on an answer that is not stale.
+    fn adopt(&mut self, assigned: Assigned, now: Duration, out: &mut Vec<Command>) {
+        self.gate.answered();
+        if self
+            .notice
+            .as_ref()
+            .is_some_and(|notice| notice.epoch > assigned.epoch)
+        {
+            // The registrar does not know yet what the notice promises.
+            self.hold_back(now);
+        } else if let Some(notice) = self.notice.take() {
+            self.moving_for = Some((notice.command, notice.epoch));
+        }
+        let before = self.assigned();
+        let changed = before != Some(&assigned);
+        let (gateway, epoch) = (assigned.gateway.id.clone(), assigned.epoch);
+        if before.is_none_or(|before| before.gateway.id != gateway || before.epoch != epoch) {
+            out.push(Command::Emit(Change::Assigned { gateway, epoch }));
+        }
+        out.push(Command::Store(assigned.clone()));
+        self.rejected = false;
+        let ttl = Duration::from_secs(assigned.ttl_s);
+        self.hold(assigned, ttl, now);
+        self.follow(changed, now, out);
+    }
+
+    /// Goes where the assignment says.
+    fn follow(&mut self, changed: bool, now: Duration, out: &mut Vec<Command>) {
+        let Some(Held { assigned, .. }) = &self.held else {
+            return;
+        };
+        let (to, epoch) = (assigned.gateway.id.clone(), assigned.epoch);
+        self.state = match std::mem::replace(&mut self.state, State::Unassigned) {
+            State::Unassigned => State::Reaching(Attempt::at(now)),
+            State::Reaching(attempt) => State::Reaching(attempt.answered(changed, now, out)),
+            State::Moving { old, attempt } if old.gateway == to => {
+                attempt.abandon(out);
+                State::Online(old)
+            }
+            State::Moving { old, attempt } => {
+                let attempt = attempt.answered(changed, now, out);
+                State::Moving { old, attempt }
+            }
+            State::Online(old) if old.gateway != to => {
+                let from = old.gateway.clone();
+                out.push(Command::Emit(Change::Moving { from, to, epoch }));
+                let attempt = Attempt::at(now);
+                State::Moving { old, attempt }
+            }
+            state => state,
+        };
+        match self.state {
+            State::Moving { .. } if changed => self.report(MoveState::Moving, None, out),
+            State::Moving { .. } => {}
+            _ => self.moving_for = None,
+        }
+    }
+}

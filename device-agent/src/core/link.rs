@@ -1,0 +1,200 @@
+//! Making, losing and leaving connections.
+
+use super::*;
+use protocol::message::{MoveState, MoveStatus};
+
+impl Machine {
+    /// Connects to the next endpoint of the round, or of a new one.
+    pub(super) fn dial(&mut self, now: Duration, out: &mut Vec<Command>) {
+        let Some(assigned) = self.assigned().cloned() else {
+            return;
+        };
+        let (link, deadline) = (
+            LinkId(self.last_link + 1),
+            now.saturating_add(self.settings.connect_timeout),
+        );
+        let Some(attempt) = self.attempt_mut() else {
+            return;
+        };
+        if attempt.untried.is_empty() {
+            attempt.untried.extend(assigned.gateway.endpoints.iter().cloned());
+            if let Some(first) = attempt.first.take()
+                && let Some(at) = attempt.untried.iter().position(|endpoint| *endpoint == first)
+            {
+                attempt.untried.rotate_left(at);
+            }
+        }
+        let Some(endpoint) = attempt.untried.pop_front() else {
+            return self.round_failed(Loss::Failed("the answer names no endpoint".into()), now, out);
+        };
+        attempt.step = Step::Dialing {
+            link,
+            endpoint: endpoint.clone(),
+            deadline,
+        };
+        self.last_link = link.0;
+        out.push(Command::Connect {
+            link,
+            endpoint,
+            assigned,
+        });
+    }
+
+    pub(super) fn up(&mut self, link: LinkId, now: Duration, out: &mut Vec<Command>) {
+        let Some(attempt) = self.attempt_mut().filter(|attempt| attempt.makes(link)) else {
+            // It was given up before it came up.
+            return;
+        };
+        let failures = attempt.failures;
+        let step = std::mem::replace(&mut attempt.step, Step::Waiting { until: now });
+        let (Step::Dialing { endpoint, .. }, Some(assigned)) = (step, self.assigned()) else {
+            return;
+        };
+        let (gateway, epoch) = (assigned.gateway.id.clone(), assigned.epoch);
+        let new = Connection {
+            link,
+            gateway: gateway.clone(),
+            endpoint,
+            since: now,
+            failures,
+        };
+        self.counters.connects += 1;
+        self.rejected = false;
+        self.moving_for = None;
+        match std::mem::replace(&mut self.state, State::Online(new)) {
+            State::Moving { old, .. } => {
+                self.counters.moves += 1;
+                out.push(Command::Close { link: old.link });
+                out.push(Command::Emit(Change::Moved {
+                    from: old.gateway,
+                    to: gateway,
+                    epoch,
+                }));
+            }
+            _ => out.push(Command::Emit(Change::Connected { gateway, epoch })),
+        }
+    }
+
+    pub(super) fn down(&mut self, link: LinkId, loss: Loss, now: Duration, out: &mut Vec<Command>) {
+        if self.attempt().is_some_and(|attempt| attempt.makes(link)) {
+            self.dial_failed(loss, now, out);
+        } else if self
+            .connection()
+            .is_some_and(|connection| connection.link == link)
+        {
+            self.lost(loss, now, out);
+        }
+    }
+
+    /// One endpoint did not work.
+    pub(super) fn dial_failed(&mut self, loss: Loss, now: Duration, out: &mut Vec<Command>) {
+        self.counters.connects_failed += 1;
+        let more = self.attempt().is_some_and(|attempt| !attempt.untried.is_empty());
+        if more && matches!(loss, Loss::Failed(_)) {
+            self.dial(now, out);
+        } else {
+            self.round_failed(loss, now, out);
+        }
+    }
+
+    /// No endpoint worked, or one spoke for the whole gateway.
+    fn round_failed(&mut self, loss: Loss, now: Duration, out: &mut Vec<Command>) {
+        self.note(&loss);
+        let Some(attempt) = self.attempt_mut() else {
+            return;
+        };
+        attempt.untried.clear();
+        attempt.failures = attempt.failures.saturating_add(1);
+        attempt.unasked = attempt.unasked.saturating_add(1);
+        let failures = attempt.failures;
+        let wait = self.wait_after(&loss, failures);
+        if let Some(attempt) = self.attempt_mut() {
+            attempt.step = Step::Waiting {
+                until: now.saturating_add(wait),
+            };
+        }
+        if self.gate.is_on_trial() {
+            self.hold_back(now);
+        }
+        let error = loss.to_string();
+        self.report(MoveState::Failed, Some(&error), out);
+        if let Some(gateway) = self.assigned().map(|assigned| assigned.gateway.id.clone()) {
+            out.push(Command::Emit(Change::Failed {
+                gateway,
+                error,
+                retry_in: wait,
+            }));
+        }
+    }
+
+    /// A connection that was up is gone.
+    fn lost(&mut self, loss: Loss, now: Duration, out: &mut Vec<Command>) {
+        self.state = match std::mem::replace(&mut self.state, State::Unassigned) {
+            State::Online(old) => {
+                self.note(&loss);
+                let failures = old.failures.saturating_add(1);
+                let until = now.saturating_add(self.wait_after(&loss, failures));
+                if matches!(loss, Loss::Rejected(_)) && self.gate.is_on_trial() {
+                    self.hold_back(now);
+                }
+                out.push(Command::Emit(Change::Disconnected {
+                    gateway: old.gateway,
+                    loss,
+                }));
+                State::Reaching(Attempt {
+                    first: Some(old.endpoint),
+                    failures,
+                    ..Attempt::at(until)
+                })
+            }
+            State::Moving { old, attempt } => {
+                // The gateway it belongs to is another one; there is no way back to this one.
+                out.push(Command::Emit(Change::Disconnected {
+                    gateway: old.gateway,
+                    loss,
+                }));
+                State::Reaching(attempt)
+            }
+            state => state,
+        };
+    }
+
+    fn note(&mut self, loss: &Loss) {
+        match loss {
+            Loss::Failed(_) => {}
+            Loss::Rejected(_) => {
+                self.counters.rejected += 1;
+                self.rejected = true;
+            }
+            Loss::TakenOver => self.counters.taken_over += 1,
+        }
+    }
+
+    fn wait_after(&mut self, loss: &Loss, failures: u32) -> Duration {
+        match loss {
+            // Two devices with one id would throw each other out for ever.
+            Loss::TakenOver => {
+                let wait = self.settings.taken_over_wait.max(MIN_WAIT);
+                wait.saturating_add(self.random.up_to(wait))
+            }
+            _ => self.random.backoff(&self.settings.backoff, failures),
+        }
+    }
+
+    /// Says how the move goes, where it came of a notice and someone listens.
+    pub(super) fn report(&mut self, state: MoveState, error: Option<&str>, out: &mut Vec<Command>) {
+        if let (Some((command, epoch)), Some(connection)) = (self.moving_for, self.connection()) {
+            let status = MoveStatus {
+                v: protocol::message::VERSION,
+                command,
+                epoch,
+                state,
+                error: error.map(Into::into),
+            };
+            out.push(Command::Report {
+                link: connection.link,
+                status,
+            });
+        }
+    }
+}

@@ -1,0 +1,52 @@
+use std::time::Duration;
+
+use protocol::{
+    CommandId, Epoch,
+    message::{Migrate, MoveState, MoveStatus, VERSION},
+};
+
+use super::{Change, Command, LinkId, Machine};
+
+/// A notice that was accepted and not yet obeyed.
+pub(super) struct Notice {
+    pub(super) command: CommandId,
+    pub(super) epoch: Epoch,
+    pub(super) due: Duration,
+}
+
+impl Machine {
+    pub(super) fn noticed(&mut self, link: LinkId, notice: Migrate, now: Duration, out: &mut Vec<Command>) {
+        let online = self
+            .connection()
+            .is_some_and(|connection| connection.link == link);
+        if !online && !self.attempt().is_some_and(|attempt| attempt.makes(link)) {
+            return;
+        }
+        if self.assigned().is_some_and(|held| notice.epoch <= held.epoch) {
+            self.counters.stale += 1;
+            return;
+        }
+        if let Some(known) = &self.notice
+            && notice.epoch <= known.epoch
+        {
+            self.counters.stale += u64::from(notice.epoch < known.epoch);
+            return;
+        }
+        let delay = self.random.up_to(Duration::from_millis(notice.spread_ms));
+        self.notice = Some(Notice {
+            command: notice.command,
+            epoch: notice.epoch,
+            due: now.saturating_add(delay),
+        });
+        self.gate.reconsider();
+        let status = MoveStatus {
+            v: VERSION,
+            command: notice.command,
+            epoch: notice.epoch,
+            state: MoveState::Accepted,
+            error: None,
+        };
+        out.push(Command::Report { link, status });
+        out.push(Command::Emit(Change::Noticed { notice, delay }));
+    }
+}

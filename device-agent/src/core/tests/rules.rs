@@ -1,0 +1,532 @@
+//! One test for each rule, in virtual time.
+
+use protocol::message::{
+    ErrorCode, GatewayRef, Migrate, MoveReason, MoveState, MoveStatus, Outcome, VERSION,
+};
+
+use super::super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn assigned(gateway: &str, epoch: u64) -> Assigned {
+    Assigned {
+        device: "d".parse().unwrap(),
+        gateway: GatewayRef {
+            id: gateway.parse().unwrap(),
+            endpoints: vec![
+                format!("mqtt://{gateway}:1").parse().unwrap(),
+                format!("mqtt://{gateway}:2").parse().unwrap(),
+            ],
+        },
+        epoch: Epoch::new(epoch),
+        ttl_s: 86_400,
+        ticket: None,
+    }
+}
+
+fn notice(epoch: u64, spread_ms: u64) -> Migrate {
+    Migrate {
+        v: VERSION,
+        command: CommandId::new(uuid::Uuid::from_u128(epoch.into())),
+        epoch: Epoch::new(epoch),
+        reason: MoveReason::Operator,
+        spread_ms,
+        not_after: None,
+    }
+}
+
+/// A machine, its time, and what it last asked for.
+struct Device {
+    machine: Machine,
+    now: Duration,
+    rid: String,
+    link: LinkId,
+    endpoint: String,
+    log: Vec<Command>,
+}
+
+impl Device {
+    fn new(stored: Option<Assigned>) -> Self {
+        let stored = stored.map(|assigned| Stored {
+            assigned,
+            age: Duration::ZERO,
+        });
+        let settings = Arc::new(Settings::default());
+        let machine = Machine::new("d".parse().unwrap(), settings, stored, 1, Duration::ZERO);
+        let mut device = Self {
+            machine,
+            now: Duration::ZERO,
+            rid: String::new(),
+            link: LinkId(0),
+            endpoint: String::new(),
+            log: Vec::new(),
+        };
+        device.handle(Input::Tick);
+        device
+    }
+
+    /// On `gateway` since a minute, by a stored answer.
+    fn online(gateway: &str, epoch: u64) -> Self {
+        let mut device = Self::new(Some(assigned(gateway, epoch)));
+        device.up();
+        device.wait(60 * SECOND);
+        device
+    }
+
+    fn handle(&mut self, input: Input) -> &[Command] {
+        self.log = self.machine.handle(input, self.now);
+        for command in &self.log {
+            match command {
+                Command::Ask { rid, .. } => self.rid = rid.clone(),
+                Command::Connect { link, endpoint, .. } => {
+                    self.link = *link;
+                    self.endpoint = endpoint.to_string();
+                }
+                _ => {}
+            }
+        }
+        &self.log
+    }
+
+    fn wait(&mut self, time: Duration) -> &[Command] {
+        self.now += time;
+        self.handle(Input::Tick)
+    }
+
+    /// Goes to the next deadline, and says how long that was.
+    fn next(&mut self) -> Duration {
+        let wait = self.machine.deadline().unwrap().saturating_sub(self.now);
+        self.wait(wait);
+        wait
+    }
+
+    fn up(&mut self) -> &[Command] {
+        self.handle(Input::Up { link: self.link })
+    }
+
+    fn fail(&mut self) -> &[Command] {
+        let loss = Loss::Failed("refused".into());
+        self.handle(Input::Down {
+            link: self.link,
+            loss,
+        })
+    }
+
+    fn reject(&mut self) -> &[Command] {
+        let loss = Loss::Rejected("moved".into());
+        self.handle(Input::Down {
+            link: self.link,
+            loss,
+        })
+    }
+
+    fn answer(&mut self, assigned: Assigned) -> &[Command] {
+        let outcome = Outcome::Assigned(assigned);
+        self.handle(Input::Answer(Answer {
+            v: VERSION,
+            rid: Some(self.rid.clone()),
+            outcome,
+        }))
+    }
+
+    fn refuse(&mut self, code: ErrorCode, retry_after_ms: u64) -> &[Command] {
+        let outcome = Outcome::Error {
+            code,
+            message: "no".into(),
+            retry_after_ms,
+        };
+        self.handle(Input::Answer(Answer {
+            v: VERSION,
+            rid: Some(self.rid.clone()),
+            outcome,
+        }))
+    }
+
+    fn notice(&mut self, epoch: u64) -> &[Command] {
+        self.handle(Input::Notice {
+            link: self.link,
+            notice: notice(epoch, 0),
+        })
+    }
+
+    fn asked(&self) -> Option<QueryReason> {
+        self.log.iter().find_map(|command| match command {
+            Command::Ask { reason, .. } => Some(*reason),
+            _ => None,
+        })
+    }
+
+    fn reported(&self) -> Option<MoveState> {
+        self.log.iter().find_map(|command| match command {
+            Command::Report {
+                status: MoveStatus { state, .. },
+                ..
+            } => Some(*state),
+            _ => None,
+        })
+    }
+
+    fn closed(&self) -> Vec<LinkId> {
+        let closed = |command: &Command| match command {
+            Command::Close { link } => Some(*link),
+            _ => None,
+        };
+        self.log.iter().filter_map(closed).collect()
+    }
+
+    fn connects(&self) -> bool {
+        self.log
+            .iter()
+            .any(|command| matches!(command, Command::Connect { .. }))
+    }
+}
+
+#[test]
+fn first_boot_asks_stores_and_connects() {
+    let mut device = Device::new(None);
+    assert_eq!(device.asked(), Some(QueryReason::Boot));
+    assert_eq!(device.machine.phase(), Phase::Asking);
+    device.answer(assigned("a", 1));
+    assert!(device.log.contains(&Command::Store(assigned("a", 1))));
+    assert_eq!(device.endpoint, "mqtt://a:1");
+    device.up();
+    assert_eq!(device.machine.phase(), Phase::Online);
+    assert_eq!(device.machine.counters().asks, 1);
+}
+
+#[test]
+fn a_stored_answer_is_used_before_anything_is_asked() {
+    let mut device = Device::new(Some(assigned("a", 3)));
+    assert_eq!((device.asked(), device.connects()), (None, true));
+    device.up();
+    assert_eq!(device.machine.counters().asks, 0);
+}
+
+#[test]
+fn an_expired_stored_answer_is_used_and_refreshed() {
+    let stored = Stored {
+        assigned: assigned("a", 3),
+        age: Duration::from_secs(1 << 40),
+    };
+    let settings = Arc::new(Settings::default());
+    let mut machine = Machine::new("d".parse().unwrap(), settings, Some(stored), 1, Duration::ZERO);
+    let commands = machine.handle(Input::Tick, Duration::ZERO);
+    assert!(matches!(commands[..], [Command::Connect { .. }]));
+    machine.handle(Input::Up { link: LinkId(1) }, Duration::ZERO);
+    let commands = machine.handle(Input::Tick, SECOND);
+    assert!(matches!(
+        &commands[0],
+        Command::Ask {
+            reason: QueryReason::Refresh,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_stored_answer_of_another_device_is_not_used() {
+    let mut stored = assigned("a", 3);
+    stored.device = "other".parse().unwrap();
+    assert_eq!(Device::new(Some(stored)).asked(), Some(QueryReason::Boot));
+}
+
+#[test]
+fn an_old_answer_is_refreshed_without_reconnecting() {
+    let mut device = Device::online("a", 1);
+    let waited = device.next();
+    assert_eq!(device.asked(), Some(QueryReason::Refresh));
+    assert!(waited + 60 * SECOND >= Duration::from_secs(86_400 * 9 / 10));
+    device.answer(assigned("a", 2));
+    assert!(!device.connects() && device.closed().is_empty());
+    assert_eq!(device.machine.assigned().unwrap().epoch, Epoch::new(2));
+    assert!(device.log.contains(&Command::Store(assigned("a", 2))));
+}
+
+#[test]
+fn changed_endpoints_do_not_disturb_a_connection() {
+    let mut device = Device::online("a", 1);
+    device.next();
+    let mut answer = assigned("a", 1);
+    answer.gateway.endpoints = vec!["mqtt://a:3".parse().unwrap()];
+    device.answer(answer);
+    assert!(!device.connects() && device.closed().is_empty());
+    device.fail();
+    device.next();
+    assert_eq!(device.endpoint, "mqtt://a:3");
+}
+
+#[test]
+fn an_unreachable_gateway_is_tried_at_all_endpoints_before_the_registrar_is_asked() {
+    let mut device = Device::new(Some(assigned("a", 1)));
+    for round in 1..=3 {
+        assert_eq!(device.endpoint, "mqtt://a:1");
+        device.fail();
+        assert_eq!(device.endpoint, "mqtt://a:2");
+        assert_eq!(device.asked(), None);
+        device.fail();
+        if round < 3 {
+            assert!(device.next() >= SECOND);
+        }
+    }
+    assert_eq!(device.asked(), Some(QueryReason::Lost));
+    device.answer(assigned("b", 2));
+    assert_eq!(device.endpoint, "mqtt://b:1");
+}
+
+#[test]
+fn a_connection_that_does_not_come_up_in_time_is_given_up() {
+    let mut device = Device::new(Some(assigned("a", 1)));
+    let first = device.link;
+    assert_eq!(device.next(), Settings::default().connect_timeout);
+    assert_eq!(device.closed(), [first]);
+    assert_eq!(device.endpoint, "mqtt://a:2");
+    device.handle(Input::Up { link: first });
+    assert_eq!(device.machine.phase(), Phase::Connecting);
+}
+
+#[test]
+fn a_lost_connection_is_made_again_at_the_same_endpoint_first() {
+    let mut device = Device::new(Some(assigned("a", 1)));
+    device.fail();
+    device.up();
+    device.wait(60 * SECOND);
+    device.fail();
+    assert_eq!(device.asked(), None);
+    assert!(device.next() >= SECOND);
+    assert_eq!(device.endpoint, "mqtt://a:2");
+    device.fail();
+    assert_eq!(device.endpoint, "mqtt://a:1");
+}
+
+#[test]
+fn a_rejected_device_asks_at_once_and_then_ever_slower() {
+    let mut device = Device::new(Some(assigned("a", 1)));
+    device.reject();
+    assert_eq!(device.asked(), Some(QueryReason::Rejected));
+    device.answer(assigned("a", 2));
+    assert!(device.connects(), "the news is tried at once");
+    device.reject();
+    assert_eq!(device.asked(), None);
+    let rejected_at = device.now;
+    while device.asked().is_none() {
+        device.next();
+        if device.connects() {
+            device.reject();
+        }
+    }
+    assert!(device.now - rejected_at >= SECOND);
+}
+
+#[test]
+fn a_device_thrown_out_with_server_moved_asks() {
+    let mut device = Device::online("a", 1);
+    device.reject();
+    assert_eq!(device.asked(), Some(QueryReason::Rejected));
+}
+
+#[test]
+fn a_move_keeps_the_old_connection_until_the_new_one_is_up() {
+    let mut device = Device::online("a", 1);
+    let old = device.link;
+    device.notice(2);
+    assert_eq!(device.asked(), Some(QueryReason::Migrate));
+    assert_eq!(device.reported(), Some(MoveState::Accepted));
+    device.answer(assigned("b", 2));
+    assert_eq!(device.reported(), Some(MoveState::Moving));
+    assert_eq!(device.machine.phase(), Phase::Moving);
+    assert!(device.closed().is_empty());
+    device.up();
+    assert_eq!(device.closed(), [old]);
+    assert_eq!(device.machine.gateway().unwrap().as_str(), "b");
+    assert_eq!(device.machine.counters().moves, 1);
+}
+
+#[test]
+fn a_move_to_an_unreachable_gateway_stays_reports_asks_and_retries() {
+    let mut device = Device::online("a", 1);
+    let old = device.link;
+    device.notice(2);
+    device.answer(assigned("b", 2));
+    device.fail();
+    device.fail();
+    assert_eq!(device.reported(), Some(MoveState::Failed));
+    assert_eq!((device.asked(), device.closed()), (None, vec![]));
+    let (mut asked, mut retried) = (false, false);
+    while !(asked && retried) {
+        assert!(device.next() > Duration::ZERO);
+        asked |= device.asked().is_some();
+        retried |= device.connects();
+    }
+    device.up();
+    assert_eq!(device.closed(), [old]);
+}
+
+#[test]
+fn a_move_back_before_it_is_done_gives_up_the_new_connection() {
+    let mut device = Device::online("a", 1);
+    device.notice(2);
+    device.answer(assigned("b", 2));
+    let abandoned = device.link;
+    device.handle(Input::Notice {
+        link: LinkId(1),
+        notice: notice(3, 0),
+    });
+    assert_eq!(device.asked(), Some(QueryReason::Migrate));
+    device.answer(assigned("a", 3));
+    assert_eq!(device.closed(), [abandoned]);
+    assert_eq!(device.machine.phase(), Phase::Online);
+    assert_eq!(device.machine.gateway().unwrap().as_str(), "a");
+}
+
+#[test]
+fn an_old_connection_that_breaks_during_a_move_does_not_stop_it() {
+    let mut device = Device::online("a", 1);
+    device.notice(2);
+    device.answer(assigned("b", 2));
+    device.handle(Input::Down {
+        link: LinkId(1),
+        loss: Loss::Rejected("grace is over".into()),
+    });
+    assert_eq!(
+        (device.asked(), device.machine.phase()),
+        (None, Phase::Connecting)
+    );
+    device.up();
+    assert_eq!(device.machine.gateway().unwrap().as_str(), "b");
+}
+
+#[test]
+fn notices_are_spread_and_stale_ones_ignored() {
+    let mut device = Device::online("a", 5);
+    device.notice(5);
+    assert_eq!((device.asked(), device.machine.counters().stale), (None, 1));
+    device.handle(Input::Notice {
+        link: device.link,
+        notice: notice(6, 30_000),
+    });
+    assert_eq!(device.asked(), None);
+    let due = device.machine.deadline().unwrap();
+    assert!(due > device.now && due <= device.now + 30 * SECOND);
+    device.handle(Input::Notice {
+        link: device.link,
+        notice: notice(6, 30_000),
+    });
+    assert_eq!(
+        device.machine.deadline(),
+        Some(due),
+        "a repeated notice changes nothing"
+    );
+    assert_eq!(device.reported(), None);
+    device.next();
+    assert_eq!(device.asked(), Some(QueryReason::Migrate));
+}
+
+#[test]
+fn a_notice_the_registrar_does_not_know_of_is_asked_about_again() {
+    let mut device = Device::online("a", 1);
+    device.notice(2);
+    device.answer(assigned("a", 1));
+    assert_eq!(device.asked(), None);
+    assert!(device.next() >= SECOND);
+    assert_eq!(device.asked(), Some(QueryReason::Migrate));
+}
+
+#[test]
+fn a_lower_epoch_is_ignored_and_counted() {
+    let mut device = Device::online("a", 5);
+    device.notice(6);
+    device.answer(assigned("b", 4));
+    assert_eq!(device.machine.counters().stale, 1);
+    assert!(!device.connects());
+    assert_eq!(device.machine.assigned(), Some(&assigned("a", 5)));
+    assert!(device.next() >= SECOND);
+    assert_eq!(device.asked(), Some(QueryReason::Migrate));
+}
+
+#[test]
+fn only_the_open_question_is_answered() {
+    let mut device = Device::new(None);
+    let rid = std::mem::replace(&mut device.rid, "other".into());
+    device.answer(assigned("a", 1));
+    assert_eq!(device.machine.counters().unmatched, 1);
+    device.rid = rid;
+    device.answer(assigned("b", 1));
+    device.answer(assigned("a", 2));
+    assert_eq!(device.machine.counters().unmatched, 2);
+    assert_eq!(device.endpoint, "mqtt://b:1");
+}
+
+#[test]
+fn a_question_without_an_answer_times_out_and_is_asked_again_with_backoff() {
+    let mut device = Device::new(None);
+    let mut longest = Duration::ZERO;
+    for failures in 1..=12 {
+        assert_eq!(device.next(), Settings::default().question_timeout);
+        assert_eq!(device.asked(), None);
+        let wait = device.next();
+        let backoff = Settings::default().backoff;
+        assert!(
+            wait >= SECOND && wait <= backoff.ceiling(failures),
+            "{failures}: {wait:?}"
+        );
+        assert_eq!(device.asked(), Some(QueryReason::Boot));
+        longest = longest.max(wait);
+    }
+    assert!(longest > 10 * SECOND);
+}
+
+#[test]
+fn retry_after_is_honoured_and_a_notice_overrides_it_unless_the_registrar_is_busy() {
+    let mut device = Device::new(None);
+    device.refuse(ErrorCode::UnknownDevice, 60_000);
+    let wait = device.next();
+    assert!(wait >= 60 * SECOND && wait <= 62 * SECOND, "{wait:?}");
+    for (code, held_back) in [(ErrorCode::UnknownDevice, false), (ErrorCode::Throttled, true)] {
+        let mut device = Device::online("a", 1);
+        device.next();
+        device.refuse(code, 600_000);
+        device.notice(2);
+        assert_eq!(device.next() >= 600 * SECOND, held_back, "{code:?}");
+        assert_eq!(device.asked(), Some(QueryReason::Migrate));
+    }
+}
+
+#[test]
+fn a_session_taken_over_is_not_fought_for() {
+    let mut device = Device::online("a", 1);
+    device.handle(Input::Down {
+        link: device.link,
+        loss: Loss::TakenOver,
+    });
+    assert_eq!((device.asked(), device.machine.counters().taken_over), (None, 1));
+    assert!(device.next() >= Settings::default().taken_over_wait);
+    assert!(device.connects());
+}
+
+#[test]
+fn an_answer_without_endpoints_is_a_gateway_that_cannot_be_reached() {
+    let mut device = Device::new(None);
+    let mut answer = assigned("a", 1);
+    answer.gateway.endpoints.clear();
+    device.answer(answer);
+    assert!(!device.connects());
+    assert_eq!(device.machine.phase(), Phase::Backoff);
+    while device.asked().is_none() {
+        assert!(device.next() > Duration::ZERO);
+    }
+}
+
+#[test]
+fn stop_leaves_everything() {
+    let mut device = Device::online("a", 1);
+    device.notice(2);
+    device.answer(assigned("b", 2));
+    device.handle(Input::Stop);
+    assert_eq!(device.closed().len(), 2);
+    assert_eq!(
+        (device.machine.deadline(), device.machine.phase()),
+        (None, Phase::Stopped)
+    );
+    device.up();
+    assert!(device.log.is_empty());
+}
