@@ -4,8 +4,10 @@
 //! a query never comes here, it is answered from the [directory](crate::directory).
 
 pub mod committer;
+pub mod folder;
 pub mod memory;
 pub mod record;
+pub mod sled;
 
 use std::{future::Future, path::PathBuf, pin::Pin};
 
@@ -65,9 +67,9 @@ impl Transaction {
     /// How many updates the engine makes of it.
     pub fn updates(&self) -> usize {
         usize::from(self.device.is_some())
-            + self.moves.len()
+            // A closed move may send the oldest ones away, as a line of a full log its oldest.
+            + 2 * self.moves.len()
             + self.gateways.len()
-            // Once the log is full, a new line takes the place of its oldest.
             + 2 * usize::from(self.audit.is_some())
             + usize::from(self.import.is_some())
     }
@@ -196,6 +198,9 @@ pub trait Store: Send + Sync {
 
     /// One device's row, removed or not.
     fn device<'a>(&'a self, id: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>>;
+
+    /// The rows of several devices, in their order.
+    fn devices_of(&self, ids: Vec<DeviceId>) -> StoreFuture<'_, Vec<Option<DeviceRecord>>>;
 
     /// At most `limit` rows after an id, in the order of ids, removed ones too.
     fn devices(

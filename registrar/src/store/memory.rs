@@ -120,6 +120,11 @@ impl Store for MemoryStore {
         ready(Ok(self.tables.lock().devices.get(id).cloned()))
     }
 
+    fn devices_of(&self, ids: Vec<DeviceId>) -> StoreFuture<'_, Vec<Option<DeviceRecord>>> {
+        let tables = self.tables.lock();
+        ready(Ok(ids.iter().map(|id| tables.devices.get(id).cloned()).collect()))
+    }
+
     fn devices(
         &self,
         after: Option<DeviceId>,

@@ -160,9 +160,6 @@ pub struct ImportRecord {
     pub actor: String,
     /// When it was accepted.
     pub at: Timestamp,
-    /// The last device written; rows are written in the order of their ids.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<DeviceId>,
 }
 
 /// Why stored bytes are not the record they should be.

@@ -1,0 +1,50 @@
+use super::*;
+
+const ENGINE: &str = "engine-1";
+
+#[test]
+fn a_new_folder_is_made_and_marked() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("a/b");
+    let (folder, state) = Folder::open(&path, ENGINE).unwrap();
+    assert_eq!(state, State::New);
+    folder.mark(State::Ready).unwrap();
+    drop(folder);
+    assert_eq!(Folder::open(&path, ENGINE).unwrap().1, State::Ready);
+}
+
+#[test]
+fn a_second_process_is_told_who_has_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let first = Folder::open(temp.path(), ENGINE).unwrap();
+    let error = Folder::open(temp.path(), ENGINE).unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("in use by process {}", std::process::id())),
+        "{error}"
+    );
+    drop(first);
+    Folder::open(temp.path(), ENGINE).unwrap();
+}
+
+#[test]
+fn foreign_newer_and_damaged_folders_are_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let refused = |file: &str, text: &str| {
+        fs::write(temp.path().join(file), text).unwrap();
+        let error = Folder::open(temp.path(), ENGINE).unwrap_err();
+        assert_eq!(fs::read_to_string(temp.path().join(file)).unwrap(), text);
+        fs::remove_file(temp.path().join(file)).unwrap();
+        error
+    };
+    assert!(matches!(refused("notes.txt", "mine"), OpenError::Foreign { .. }));
+    let other = r#"{"homeport":"gateway","engine":"engine-1","format":1,"state":"ready"}"#;
+    assert!(matches!(refused(MARKER, other), OpenError::Foreign { .. }));
+    let newer = r#"{"homeport":"registrar","engine":"engine-1","format":2,"state":"ready"}"#;
+    assert!(matches!(refused(MARKER, newer), OpenError::Newer { .. }));
+    let engine = r#"{"homeport":"registrar","engine":"engine-2","format":1,"state":"ready"}"#;
+    assert!(matches!(refused(MARKER, engine), OpenError::Newer { .. }));
+    assert!(matches!(
+        refused(MARKER, "{\"homeport\""),
+        OpenError::Damaged { .. }
+    ));
+}

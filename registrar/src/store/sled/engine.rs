@@ -1,0 +1,167 @@
+//! One opened sled database, and what it takes to make it durable and to open it safely.
+
+use std::{
+    fs::{self, File},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    SledConfig,
+    keys::{Range, Row, SEAL, damaged},
+    writer::Writer,
+};
+use crate::store::{
+    Outcomes, StoreError, Transaction,
+    folder::{OpenError, io_error, sync_folder},
+    record::DecodeError,
+};
+
+const FOLDER: &str = "store";
+/// After a drop sled's threads may hold its lock a little longer: so many tries, so far apart.
+const LOCK_TRIES: u32 = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+pub(super) struct Engine {
+    writer: Mutex<Writer>,
+    db: sled::Db,
+    /// Our own handle to sled's file. sled's flush only hands its pages to the system: `sync_data` makes them durable.
+    file: File,
+}
+
+impl Engine {
+    /// Makes an empty database. What an unfinished creation left is thrown away.
+    pub(super) fn create(folder: &Path, config: &SledConfig) -> Result<Self, OpenError> {
+        let path = folder.join(FOLDER);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&path)(error)),
+            _ => fs::create_dir(&path).map_err(io_error(&path))?,
+        }
+        let db = open(&path, config)?;
+        let sealed = db.insert(SEAL, &[1]).and_then(|_| db.flush());
+        sealed.map_err(|error| refused(folder, &error))?;
+        let engine = Self::new(folder, db, config)?;
+        for name in ["db", "conf"] {
+            let path = path.join(name);
+            File::open(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(io_error(&path))?;
+        }
+        for path in [path.as_path(), folder, folder.parent().unwrap_or(folder)] {
+            sync_folder(path).map_err(io_error(path))?;
+        }
+        Ok(engine)
+    }
+
+    /// Opens the database that [`create`](Self::create) made.
+    pub(super) fn open(folder: &Path, config: &SledConfig) -> Result<Self, OpenError> {
+        let path = folder.join(FOLDER);
+        for name in ["db", "conf"] {
+            // sled would make an empty database in their place.
+            let len = fs::metadata(path.join(name)).map_or(0, |file| file.len());
+            if len == 0 {
+                return Err(OpenError::Damaged {
+                    path: folder.into(),
+                    reason: format!("{FOLDER}/{name} is missing or empty"),
+                });
+            }
+        }
+        let db = open(&path, config)?;
+        let sealed = contained(|| db.contains_key(SEAL));
+        match sealed {
+            Ok(Ok(true)) => Self::new(folder, db, config),
+            Ok(Ok(false)) => Err(refused(folder, &"its records are gone")),
+            Ok(Err(error)) => Err(refused(folder, &error)),
+            Err(panic) => Err(refused(folder, &panic)),
+        }
+    }
+
+    fn new(folder: &Path, db: sled::Db, config: &SledConfig) -> Result<Self, OpenError> {
+        let path = folder.join(FOLDER).join("db");
+        let file = File::open(&path).map_err(io_error(&path))?;
+        let writer = contained(|| Writer::new(&db, config.retention))
+            .map_err(|panic| refused(folder, &panic))?
+            .map_err(|error| refused(folder, &error))?;
+        Ok(Self {
+            writer: Mutex::new(writer),
+            db,
+            file,
+        })
+    }
+
+    pub(super) fn stage(&self, batch: Vec<Transaction>) -> Result<Outcomes, StoreError> {
+        self.writer.lock().stage(&self.db, batch)
+    }
+
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(failed)?;
+        self.file.sync_data().map_err(|error| failed(error.into()))
+    }
+
+    pub(super) fn get<T>(
+        &self,
+        key: &[u8],
+        decode: fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(bytes) = self.db.get(key).map_err(failed)? else {
+            return Ok(None);
+        };
+        decode(&bytes).map(Some).map_err(|source| damaged(key, source))
+    }
+
+    pub(super) fn range(&self, range: Range) -> impl DoubleEndedIterator<Item = Result<Row, StoreError>> {
+        self.db.range(range).map(|row| row.map_err(failed))
+    }
+}
+
+fn open(path: &Path, config: &SledConfig) -> Result<sled::Db, OpenError> {
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(config.cache_bytes)
+        .mode(sled::Mode::HighThroughput)
+        .use_compression(false)
+        // Every commit flushes; nothing else is to.
+        .flush_every_ms(None);
+    let mut tries = 0;
+    loop {
+        match contained(|| config.open()) {
+            Ok(Ok(db)) => return Ok(db),
+            Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
+                tries += 1;
+                if tries == LOCK_TRIES {
+                    return Err(io_error(path)(error));
+                }
+                thread::sleep(LOCK_PAUSE);
+            }
+            Ok(Err(sled::Error::Io(error))) => return Err(io_error(path)(error)),
+            Ok(Err(error)) => return Err(refused(path, &error)),
+            Err(panic) => return Err(refused(path, &panic)),
+        }
+    }
+}
+
+fn refused(path: &Path, reason: &dyn std::fmt::Display) -> OpenError {
+    OpenError::Damaged {
+        path: path.into(),
+        reason: reason.to_string(),
+    }
+}
+
+/// What sled said, as our error.
+pub(super) fn failed(error: sled::Error) -> StoreError {
+    StoreError::Engine(error.to_string())
+}
+
+/// Runs sled, which panics on some damaged files and failing disks, and returns a panic as its text.
+pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        format!("the engine panicked: {}", text.unwrap_or("without saying why"))
+    })
+}

@@ -1,0 +1,89 @@
+//! The keys: one letter for the kind of record, then its id, so that their order is the order of ids.
+
+use std::ops::Bound::{self, Excluded};
+
+use protocol::{CommandId, DeviceId, GatewayId};
+
+use crate::store::{
+    StoreError,
+    record::{DecodeError, DeviceRecord, GatewayRecord, decode_json},
+};
+
+pub(super) const AUDIT: u8 = b'a';
+pub(super) const DEVICES: u8 = b'd';
+pub(super) const GATEWAYS: u8 = b'g';
+pub(super) const MOVES: u8 = b'm';
+pub(super) const IMPORT: &[u8] = b"i";
+/// Written when the store is made: a tree without it is not the one that was made.
+pub(super) const SEAL: &[u8] = b"s";
+
+pub(super) type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+pub(super) type Row = (sled::IVec, sled::IVec);
+
+fn key(kind: u8, id: &[u8]) -> Vec<u8> {
+    [&[kind], id].concat()
+}
+
+pub(super) fn device(id: &DeviceId) -> Vec<u8> {
+    key(DEVICES, id.as_str().as_bytes())
+}
+
+pub(super) fn gateway(id: &GatewayId) -> Vec<u8> {
+    key(GATEWAYS, id.as_str().as_bytes())
+}
+
+pub(super) fn migration(id: CommandId) -> Vec<u8> {
+    key(MOVES, id.uuid().as_bytes())
+}
+
+pub(super) fn audit(seq: u64) -> Vec<u8> {
+    key(AUDIT, &seq.to_be_bytes())
+}
+
+pub(super) fn all(kind: u8) -> Range {
+    (Excluded(vec![kind]), Excluded(vec![kind + 1]))
+}
+
+pub(super) fn after_device(id: &DeviceId) -> Range {
+    (Excluded(device(id)), Excluded(vec![DEVICES + 1]))
+}
+
+pub(super) fn moves_before(id: CommandId) -> Range {
+    (Excluded(vec![MOVES]), Excluded(migration(id)))
+}
+
+pub(super) fn audit_after(seq: u64) -> Range {
+    (Excluded(audit(seq)), Excluded(vec![AUDIT + 1]))
+}
+
+/// The place in the log that an audit key stands for; 0 for a key that is none.
+pub(super) fn audit_seq(key: &[u8]) -> u64 {
+    key.get(1..)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u64::from_be_bytes)
+}
+
+pub(super) fn value<T>(row: &Row, decode: fn(&[u8]) -> Result<T, DecodeError>) -> Result<T, StoreError> {
+    decode(&row.1).map_err(|source| damaged(&row.0, source))
+}
+
+pub(super) fn device_row(row: Row) -> Result<(DeviceId, DeviceRecord), StoreError> {
+    Ok((id(&row.0)?, value(&row, DeviceRecord::decode)?))
+}
+
+pub(super) fn gateway_row(row: Row) -> Result<(GatewayId, GatewayRecord), StoreError> {
+    Ok((id(&row.0)?, value(&row, decode_json)?))
+}
+
+pub(super) fn damaged(key: &[u8], source: DecodeError) -> StoreError {
+    StoreError::Record {
+        key: key.escape_ascii().to_string(),
+        source,
+    }
+}
+
+fn id<T: std::str::FromStr<Err: std::fmt::Display>>(key: &[u8]) -> Result<T, StoreError> {
+    let text = std::str::from_utf8(&key[1..]).map_err(|error| error.to_string());
+    let id = text.and_then(|text| text.parse::<T>().map_err(|error| error.to_string()));
+    id.map_err(|error| damaged(key, DecodeError::Damaged(error)))
+}

@@ -1,0 +1,159 @@
+//! Turns transactions into sled batches. Only one writer exists at a time, so what it read stays true until its batch
+//! is in.
+
+use std::collections::{BTreeSet, HashSet};
+
+use protocol::CommandId;
+use sled::{Batch, Tree};
+
+use super::{engine::failed, keys};
+use crate::store::{
+    Conflict, ImportChange, MAX_BATCH, MoveChange, Outcomes, Retention, StoreError, Transaction,
+    record::{DeviceRecord, MoveRecord, decode_json, encode_json},
+};
+
+pub(super) struct Writer {
+    retention: Retention,
+    /// The oldest and the newest line of the audit log; none when `first > last`.
+    first: u64,
+    last: u64,
+    /// The closed moves, oldest first.
+    closed: BTreeSet<CommandId>,
+}
+
+impl Writer {
+    pub(super) fn new(tree: &Tree, retention: Retention) -> Result<Self, StoreError> {
+        let seq = |row: Option<sled::Result<keys::Row>>| -> Result<Option<u64>, StoreError> {
+            Ok(row
+                .transpose()
+                .map_err(failed)?
+                .map(|(key, _)| keys::audit_seq(&key)))
+        };
+        let mut audit = tree.range(keys::all(keys::AUDIT));
+        let last = seq(audit.next_back())?.unwrap_or(0);
+        let first = seq(audit.next())?.unwrap_or(last.max(1));
+        let mut closed = BTreeSet::new();
+        for row in tree.range(keys::all(keys::MOVES)) {
+            let record: MoveRecord = keys::value(&row.map_err(failed)?, decode_json)?;
+            if record.is_closed() {
+                closed.insert(record.id);
+            }
+        }
+        Ok(Self {
+            retention,
+            first,
+            last,
+            closed,
+        })
+    }
+
+    pub(super) fn stage(
+        &mut self,
+        tree: &Tree,
+        transactions: Vec<Transaction>,
+    ) -> Result<Outcomes, StoreError> {
+        let mut outcomes = Vec::with_capacity(transactions.len());
+        for part in parts(transactions) {
+            let mut batch = Batch::default();
+            for transaction in part {
+                outcomes.push(self.add(tree, &mut batch, transaction)?);
+            }
+            tree.apply_batch(batch).map_err(failed)?;
+        }
+        Ok(outcomes)
+    }
+
+    fn add(
+        &mut self,
+        tree: &Tree,
+        batch: &mut Batch,
+        transaction: Transaction,
+    ) -> Result<Result<u64, Conflict>, StoreError> {
+        if let Some(change) = transaction.device {
+            let key = keys::device(&change.id);
+            let found = match tree.get(&key).map_err(failed)? {
+                Some(bytes) => {
+                    Some(DeviceRecord::decode(&bytes).map_err(|error| keys::damaged(&key, error))?)
+                }
+                None => None,
+            };
+            if found.as_ref().map(|record| record.epoch) != change.expect {
+                return Ok(Err(Conflict {
+                    device: change.id,
+                    found,
+                }));
+            }
+            batch.insert(key, change.put.encode());
+        }
+        for change in transaction.moves {
+            self.change_move(batch, change);
+        }
+        for (id, record) in transaction.gateways {
+            batch.insert(keys::gateway(&id), encode_json(&record));
+        }
+        match transaction.import {
+            Some(ImportChange::Put(record)) => batch.insert(keys::IMPORT, encode_json(&record)),
+            Some(ImportChange::Remove) => batch.remove(keys::IMPORT),
+            None => {}
+        }
+        if let Some(record) = transaction.audit {
+            self.last += 1;
+            batch.insert(keys::audit(self.last), encode_json(&record));
+            // Two at a time, so that a log that was longer shrinks to a lower limit.
+            for _ in 0..2 {
+                if self.last - self.first + 1 > self.retention.audit.max(1) {
+                    batch.remove(keys::audit(self.first));
+                    self.first += 1;
+                }
+            }
+        }
+        Ok(Ok(self.last))
+    }
+
+    fn change_move(&mut self, batch: &mut Batch, change: MoveChange) {
+        match change {
+            MoveChange::Put(record) => {
+                if record.is_closed() {
+                    self.closed.insert(record.id);
+                } else {
+                    self.closed.remove(&record.id);
+                }
+                batch.insert(keys::migration(record.id), encode_json(&record));
+            }
+            MoveChange::Remove(id) => {
+                self.closed.remove(&id);
+                batch.remove(keys::migration(id));
+            }
+        }
+        for _ in 0..2 {
+            if self.closed.len() > self.retention.closed_moves
+                && let Some(oldest) = self.closed.pop_first()
+            {
+                batch.remove(keys::migration(oldest));
+            }
+        }
+    }
+}
+
+/// Splits a batch into parts of at most [`MAX_BATCH`] updates, and of one transaction for each device, so that a part
+/// can be checked against what is stored.
+fn parts(batch: Vec<Transaction>) -> Vec<Vec<Transaction>> {
+    let mut parts: Vec<Vec<Transaction>> = Vec::new();
+    let (mut updates, mut devices) = (0, HashSet::new());
+    for transaction in batch {
+        let device = transaction.device.as_ref().map(|change| change.id.clone());
+        let repeated = device.as_ref().is_some_and(|id| devices.contains(id));
+        updates += transaction.updates();
+        if parts.is_empty() || repeated || updates > MAX_BATCH {
+            parts.push(Vec::new());
+            updates = transaction.updates();
+            devices.clear();
+        }
+        devices.extend(device);
+        parts
+            .last_mut()
+            .expect("a part was pushed above")
+            .push(transaction);
+    }
+    parts
+}

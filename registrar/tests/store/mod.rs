@@ -1,0 +1,98 @@
+//! What the store's tests share.
+#![allow(dead_code, missing_docs)]
+
+use homeport_registrar::{
+    api::{MigrationState, Step},
+    store::{
+        DeviceChange, MoveChange, Store, Transaction,
+        record::{AuditRecord, DeviceRecord, MoveRecord, MoveSource},
+    },
+};
+use jiff::Timestamp;
+use protocol::{CommandId, DeviceId, Epoch, message::MoveReason};
+use uuid::Uuid;
+
+pub fn now() -> Timestamp {
+    Timestamp::from_millisecond(1_795_000_000_000).unwrap()
+}
+
+pub fn row(gateway: &str, epoch: u64) -> DeviceRecord {
+    DeviceRecord {
+        gateway: gateway.parse().unwrap(),
+        epoch: Epoch::new(epoch),
+        since: now(),
+        removed: false,
+        labels: String::new(),
+        note: String::new(),
+    }
+}
+
+pub fn line(device: &str, action: &str) -> AuditRecord {
+    AuditRecord {
+        at: now(),
+        actor: "test".into(),
+        action: action.into(),
+        device: Some(device.parse().unwrap()),
+        before: None,
+        after: Some(("gw-a".parse().unwrap(), Epoch::FIRST)),
+    }
+}
+
+/// Sets a device's row and adds a line to the audit log.
+pub fn assign(device: &str, expect: Option<u64>, gateway: &str) -> Transaction {
+    Transaction {
+        device: Some(DeviceChange {
+            id: device.parse().unwrap(),
+            expect: expect.map(Epoch::new),
+            put: row(gateway, expect.unwrap_or(0) + 1),
+        }),
+        audit: Some(line(device, "assign")),
+        ..Transaction::default()
+    }
+}
+
+pub fn move_id(n: u128) -> CommandId {
+    CommandId::new(Uuid::from_u128(n))
+}
+
+pub fn migration(n: u128, device: &str, state: MigrationState) -> MoveRecord {
+    MoveRecord {
+        id: move_id(n),
+        device: device.parse().unwrap(),
+        from: vec![MoveSource {
+            gateway: "gw-a".parse().unwrap(),
+            noticed: true,
+            cleared: false,
+        }],
+        to: "gw-b".parse().unwrap(),
+        epoch: Epoch::new(2),
+        reason: MoveReason::Operator,
+        actor: "test".into(),
+        grace_ms: 5000,
+        spread_ms: 0,
+        state,
+        steps: vec![Step { state, at: now() }],
+        detail: Some("é".into()),
+        revision: 3,
+    }
+}
+
+pub fn put_move(record: MoveRecord) -> Transaction {
+    Transaction {
+        moves: vec![MoveChange::Put(record)],
+        ..Transaction::default()
+    }
+}
+
+/// All device rows.
+pub async fn all_devices(store: &dyn Store) -> Vec<(DeviceId, DeviceRecord)> {
+    let mut rows: Vec<(DeviceId, DeviceRecord)> = Vec::new();
+    loop {
+        let after = rows.last().map(|(id, _)| id.clone());
+        let page = store.devices(after, 1000).await.unwrap();
+        if page.is_empty() {
+            return rows;
+        }
+        rows.extend(page);
+    }
+}

@@ -1,0 +1,332 @@
+//! What every store must do, run against each of them, and the two stores held against each other.
+
+mod store;
+
+use std::sync::Arc;
+
+use homeport_registrar::{
+    api::MigrationState::{Done, Notified, Planned, Superseded},
+    directory::Directory,
+    store::{
+        ImportChange, Loaded, MoveChange, MoveFilter, Retention, Store, Transaction,
+        memory::MemoryStore,
+        record::{GatewayRecord, ImportRecord},
+        sled::{SledConfig, SledStore},
+    },
+};
+use parking_lot::Mutex;
+use proptest::{prelude::*, test_runner::TestRunner};
+use protocol::{DeviceId, Epoch};
+use store::*;
+
+const RETENTION: Retention = Retention {
+    audit: 5,
+    closed_moves: 3,
+};
+
+/// Runs a test against both stores; the folder lives as long as the store.
+async fn on_both<F: AsyncFn(&dyn Store)>(test: F) {
+    test(&MemoryStore::new(RETENTION)).await;
+    let temp = tempfile::tempdir().unwrap();
+    test(&sled_store(temp.path())).await;
+}
+
+fn sled_store(path: &std::path::Path) -> SledStore {
+    let config = SledConfig {
+        retention: RETENTION,
+        ..SledConfig::default()
+    };
+    SledStore::open(path, config).unwrap()
+}
+
+async fn loaded(store: &dyn Store) -> Vec<Loaded> {
+    let all = Arc::new(Mutex::new(Vec::new()));
+    let into = Arc::clone(&all);
+    store
+        .load(Box::new(move |record| into.lock().push(record)))
+        .await
+        .unwrap();
+    std::mem::take(&mut *all.lock())
+}
+
+#[tokio::test]
+async fn a_row_is_written_only_over_the_expected_epoch() {
+    on_both(async |store| {
+        let batch = vec![
+            assign("d", None, "gw-a"),
+            assign("d", None, "gw-b"),
+            assign("d", Some(1), "gw-c"),
+        ];
+        let outcomes = store.commit(batch).await.unwrap();
+        assert_eq!(outcomes[0], Ok(1));
+        let conflict = outcomes[1].clone().unwrap_err();
+        assert_eq!(
+            (conflict.device.as_str(), conflict.found),
+            ("d", Some(row("gw-a", 1)))
+        );
+        assert_eq!(outcomes[2], Ok(2));
+        let id = "d".parse().unwrap();
+        assert_eq!(store.device(&id).await.unwrap(), Some(row("gw-c", 2)));
+
+        let missing = store
+            .commit(vec![assign("other", Some(1), "gw-a")])
+            .await
+            .unwrap();
+        assert_eq!(missing[0].clone().unwrap_err().found, None);
+        let ids = vec!["other".parse().unwrap(), id];
+        assert_eq!(store.devices_of(ids).await.unwrap(), [None, Some(row("gw-c", 2))]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_transaction_leaves_nothing() {
+    on_both(async |store| {
+        store.commit(vec![assign("d", None, "gw-a")]).await.unwrap();
+        let mut refused = assign("d", None, "gw-b");
+        refused.moves.push(MoveChange::Put(migration(1, "d", Planned)));
+        refused
+            .gateways
+            .push(("gw-b".parse().unwrap(), GatewayRecord::default()));
+        refused.import = Some(ImportChange::Put(import()));
+        assert!(store.commit(vec![refused]).await.unwrap()[0].is_err());
+        assert_eq!(store.migration(move_id(1)).await.unwrap(), None);
+        assert_eq!(store.gateways().await.unwrap(), []);
+        assert_eq!(store.audit(0, 10).await.unwrap().len(), 1);
+        assert_eq!(
+            loaded(store).await,
+            [Loaded::Device("d".parse().unwrap(), row("gw-a", 1))]
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn devices_come_in_pages_in_the_order_of_ids() {
+    on_both(async |store| {
+        let ids = ["z", "B", "a", "a.1", "a-1", "~", "10", "2"];
+        store
+            .commit(ids.iter().map(|id| assign(id, None, "gw-a")).collect())
+            .await
+            .unwrap();
+        let found = all_devices(store).await;
+        let mut sorted = ids.map(|id| id.parse::<DeviceId>().unwrap());
+        sorted.sort();
+        assert_eq!(found.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>(), sorted);
+        let page = store.devices(Some("a".parse().unwrap()), 2).await.unwrap();
+        assert_eq!(
+            page.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(),
+            ["a-1", "a.1"]
+        );
+        assert_eq!(store.devices(Some("~".parse().unwrap()), 2).await.unwrap(), []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn moves_are_listed_newest_first_and_only_so_many_closed_ones_are_kept() {
+    on_both(async |store| {
+        for n in 1..=6 {
+            let state = if n % 2 == 0 { Done } else { Planned };
+            store
+                .commit(vec![put_move(migration(n, &format!("d{}", n % 4), state))])
+                .await
+                .unwrap();
+        }
+        let list = async |filter| {
+            let moves = store.moves(filter, 10).await.unwrap();
+            moves
+                .iter()
+                .map(|record| record.id.uuid().as_u128())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(list(MoveFilter::default()).await, [6, 5, 4, 3, 2, 1]);
+        let open = MoveFilter {
+            open: true,
+            ..MoveFilter::default()
+        };
+        assert_eq!(list(open.clone()).await, [5, 3, 1]);
+        let older = MoveFilter {
+            before: Some(move_id(5)),
+            ..open
+        };
+        assert_eq!(list(older).await, [3, 1]);
+        let device = MoveFilter {
+            device: Some("d1".parse().unwrap()),
+            ..MoveFilter::default()
+        };
+        assert_eq!(list(device).await, [5, 1]);
+        for (gateway, count) in [("gw-a", 6), ("gw-b", 6), ("gw-c", 0)] {
+            let gateway = MoveFilter {
+                gateway: Some(gateway.parse().unwrap()),
+                ..MoveFilter::default()
+            };
+            assert_eq!(list(gateway).await.len(), count);
+        }
+        assert_eq!(store.moves(MoveFilter::default(), 2).await.unwrap().len(), 2);
+
+        store
+            .commit(vec![put_move(migration(1, "d1", Superseded))])
+            .await
+            .unwrap();
+        assert_eq!(list(MoveFilter::default()).await, [6, 5, 4, 3, 2]);
+        let remove = Transaction {
+            moves: vec![MoveChange::Remove(move_id(4))],
+            ..Transaction::default()
+        };
+        store
+            .commit(vec![remove, put_move(migration(7, "d", Done))])
+            .await
+            .unwrap();
+        assert_eq!(list(MoveFilter::default()).await, [7, 6, 5, 3, 2]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_audit_log_is_ordered_and_bounded() {
+    on_both(async |store| {
+        assert_eq!(
+            store
+                .commit(vec![put_move(migration(1, "d", Planned))])
+                .await
+                .unwrap(),
+            [Ok(0)]
+        );
+        for n in 1..=8 {
+            let outcomes = store
+                .commit(vec![assign(&format!("d{n}"), None, "gw-a")])
+                .await
+                .unwrap();
+            assert_eq!(outcomes, [Ok(n)]);
+        }
+        let seqs = async |after, limit| {
+            let entries = store.audit(after, limit).await.unwrap();
+            entries.iter().map(|entry| entry.seq).collect::<Vec<_>>()
+        };
+        assert_eq!(seqs(0, 10).await, [4, 5, 6, 7, 8]);
+        assert_eq!(seqs(6, 1).await, [7]);
+        assert_eq!(seqs(8, 1).await, [0; 0]);
+        assert_eq!(seqs(u64::MAX, 1).await, [0; 0]);
+        let entry = &store.audit(7, 1).await.unwrap()[0];
+        assert_eq!(
+            (entry.device.as_ref().unwrap().as_str(), entry.action.as_str()),
+            ("d8", "assign")
+        );
+    })
+    .await;
+}
+
+fn import() -> ImportRecord {
+    ImportRecord {
+        id: move_id(9),
+        actor: "test".into(),
+        at: now(),
+    }
+}
+
+#[tokio::test]
+async fn a_start_is_given_what_it_needs() {
+    on_both(async |store| {
+        let gateway = GatewayRecord {
+            status: None,
+            seen: Some(now()),
+        };
+        let batch = vec![
+            assign("d1", None, "gw-a"),
+            Transaction {
+                moves: vec![
+                    MoveChange::Put(migration(2, "d1", Notified)),
+                    MoveChange::Put(migration(1, "d1", Superseded)),
+                ],
+                gateways: vec![("gw-a".parse().unwrap(), gateway.clone())],
+                import: Some(ImportChange::Put(import())),
+                ..Transaction::default()
+            },
+        ];
+        store.stage(batch).await.unwrap();
+        store.sync().await.unwrap();
+        assert_eq!(
+            loaded(store).await,
+            [
+                Loaded::Device("d1".parse().unwrap(), row("gw-a", 1)),
+                Loaded::Gateway("gw-a".parse().unwrap(), gateway.clone()),
+                Loaded::Move(migration(2, "d1", Notified)),
+                Loaded::Import(import()),
+            ]
+        );
+        let done = Transaction {
+            import: Some(ImportChange::Remove),
+            ..Transaction::default()
+        };
+        store.commit(vec![done]).await.unwrap();
+        let (directory, rest) = Directory::load(store).await.unwrap();
+        assert_eq!(directory.lookup("d1").unwrap().epoch(), Epoch::FIRST);
+        assert_eq!(rest.gateways, [("gw-a".parse().unwrap(), gateway)]);
+        assert_eq!((rest.moves.len(), rest.import), (1, None));
+    })
+    .await;
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Assign(u8, Option<u64>),
+    Move(u8, bool),
+    Forget(u8),
+    Reopen,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (0..5u8, prop::option::of(1..4u64)).prop_map(|(device, expect)| Op::Assign(device, expect)),
+        3 => (0..8u8, any::<bool>()).prop_map(|(id, open)| Op::Move(id, open)),
+        1 => (0..8u8).prop_map(Op::Forget),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+fn transaction(op: &Op) -> Transaction {
+    match *op {
+        Op::Assign(device, expect) => assign(&format!("d{device}"), expect, "gw-a"),
+        Op::Move(id, open) => put_move(migration(id.into(), "d", if open { Planned } else { Done })),
+        Op::Forget(id) => Transaction {
+            moves: vec![MoveChange::Remove(move_id(id.into()))],
+            ..Transaction::default()
+        },
+        Op::Reopen => Transaction::default(),
+    }
+}
+
+#[test]
+fn sled_agrees_with_memory_whatever_is_written_and_reopened() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let config = ProptestConfig {
+        cases: 24,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let batches = prop::collection::vec(prop::collection::vec(op(), 1..12), 1..8);
+    let outcome = TestRunner::new(config).run(&batches, |batches| {
+        runtime.block_on(async {
+            let temp = tempfile::tempdir().unwrap();
+            let (memory, mut sled) = (MemoryStore::new(RETENTION), sled_store(temp.path()));
+            for ops in batches {
+                if ops.iter().any(|op| matches!(op, Op::Reopen)) {
+                    drop(sled);
+                    sled = sled_store(temp.path());
+                }
+                let batch: Vec<_> = ops.iter().map(transaction).collect();
+                let expected = memory.commit(batch.clone()).await.unwrap();
+                prop_assert_eq!(sled.commit(batch).await.unwrap(), expected);
+                prop_assert_eq!(loaded(&sled).await, loaded(&memory).await);
+                let all = MoveFilter::default();
+                let moves = memory.moves(all.clone(), 100).await.unwrap();
+                prop_assert_eq!(sled.moves(all, 100).await.unwrap(), moves);
+                let audit = memory.audit(0, 100).await.unwrap();
+                prop_assert_eq!(sled.audit(0, 100).await.unwrap(), audit);
+            }
+            Ok(())
+        })
+    });
+    outcome.unwrap();
+}
