@@ -1,6 +1,21 @@
 //! A gateway: the MQTT server its devices stay connected to, which moves away those that belong elsewhere.
 //!
-//! [`notices`] decides, [`store`] keeps, [`link`] talks to the registrar, [`admission`] answers the broker.
-//! [`Server`] ties them together; the `gateway` program is a thin shell around it.
+//! [`notices`] decides, [`store`] keeps, [`control`] carries out, [`admission`] answers the broker and [`link`] talks to
+//! the registrar. [`Server`] ties them together; the `gateway` program is a thin shell around it.
 
+pub mod admission;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod events;
+pub mod http;
+pub mod link;
+pub mod metrics;
 pub mod notices;
+pub mod presence;
+pub mod server;
+pub mod state;
+pub mod store;
+
+pub use config::Config;
+pub use server::{Server, ServerError};

@@ -1,2 +1,9 @@
 //! The `gateway` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    homeport_gateway::cli::Cli::parse().run()
+}

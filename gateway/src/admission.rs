@@ -1,0 +1,178 @@
+//! What the broker asks: who may connect, who may say what, and which notices are retained.
+
+use std::sync::Arc;
+
+use broker::{Action, Client, Decision, Departure, Hook, Message, QoS, Refusal};
+use jiff::Timestamp;
+use protocol::{
+    DeviceId, Topic, is_control_plane,
+    message::{Event, Message as _, Migrate, MoveStatus},
+};
+
+use crate::{presence::epoch_of, state::State};
+
+/// The longest error text of a device that is passed on, in characters.
+const MAX_ERROR_TEXT: usize = 256;
+
+/// The broker's hook.
+pub struct Admission {
+    state: Arc<State>,
+}
+
+impl Admission {
+    /// Answers from this state.
+    pub fn new(state: Arc<State>) -> Self {
+        Self { state }
+    }
+
+    fn reported(&self, device: DeviceId, payload: &[u8]) -> Decision {
+        let status = match MoveStatus::from_payload(payload) {
+            Ok(status) => status,
+            Err(error) => {
+                self.state.metrics.refused.inc();
+                tracing::info!(%device, %error, "a move status was refused");
+                return Decision::Refuse;
+            }
+        };
+        self.state.emit(Event::Reported {
+            device,
+            epoch: status.epoch,
+            command: status.command,
+            state: status.state,
+            error: status.error.map(|text| text.chars().take(MAX_ERROR_TEXT).collect()),
+        });
+        Decision::Accept
+    }
+}
+
+impl Hook for Admission {
+    fn admit(&self, client: &Client) -> Result<(), Refusal> {
+        let rejection = match self.state.notices.read().admit(&client.id, Timestamp::now()) {
+            Ok(()) => return Ok(()),
+            Err(rejection) => rejection,
+        };
+        self.state.metrics.rejected.inc();
+        tracing::debug!(device = client.id, peer = %client.peer, epoch = %rejection.epoch, "rejected: it belongs elsewhere");
+        if let Ok(device) = client.id.parse() {
+            self.state.emit(Event::Rejected {
+                device,
+                epoch: rejection.epoch,
+            });
+        }
+        Err(Refusal::ServerMoved(rejection.server))
+    }
+
+    fn connected(&self, client: &Client) {
+        if let Ok(device) = client.id.parse() {
+            self.state
+                .joined(device, client.serial, epoch_of(&client.user_properties));
+        }
+    }
+
+    fn disconnected(&self, client: &Client, _departure: Departure) {
+        if let Ok(device) = client.id.parse() {
+            self.state.left(device, client.serial);
+        }
+    }
+
+    fn authorize(&self, _client: &Client, action: Action<'_>) -> bool {
+        match action {
+            Action::Publish(topic) if is_control_plane(topic) => {
+                let allowed = matches!(Topic::parse(topic), Ok(Topic::MoveStatus(_)));
+                if !allowed {
+                    self.state.metrics.refused.inc();
+                }
+                allowed
+            }
+            Action::Publish(_) | Action::Subscribe(_) => true,
+        }
+    }
+
+    fn publish(&self, _client: &Client, message: &Message) -> Decision {
+        match Topic::parse(&message.topic) {
+            Ok(Topic::MoveStatus(device)) => self.reported(device, &message.payload),
+            _ => Decision::Refuse,
+        }
+    }
+
+    fn retained(&self, filter: &str, after: Option<&str>, each: &mut dyn FnMut(Message) -> bool) {
+        let notices = self.state.notices.read();
+        match Filter::parse(filter) {
+            Filter::None => {}
+            Filter::One(device) => {
+                if after.is_none()
+                    && let Some(migrate) = notices.retained(device.as_str())
+                {
+                    each(notice(&device, &migrate));
+                }
+            }
+            Filter::All => {
+                let after = after.and_then(|topic| match Topic::parse(topic) {
+                    Ok(Topic::Migrate(device)) => Some(device),
+                    _ => None,
+                });
+                for (device, migrate) in notices.all_retained(after.as_ref()) {
+                    if !each(notice(device, &migrate)) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A notice as it is retained.
+pub fn notice(device: &DeviceId, migrate: &Migrate) -> Message {
+    Message {
+        topic: Topic::Migrate(device.clone()).to_string(),
+        payload: migrate.to_payload().into(),
+        qos: QoS::AtLeastOnce,
+        retain: true,
+        ..Message::default()
+    }
+}
+
+/// The removal of a notice: an empty retained message.
+pub fn removal(device: &DeviceId) -> Message {
+    Message {
+        topic: Topic::Migrate(device.clone()).to_string(),
+        qos: QoS::AtLeastOnce,
+        retain: true,
+        ..Message::default()
+    }
+}
+
+/// Which of the topics `ctrl/<id>/migrate` a filter matches.
+#[derive(Debug, PartialEq, Eq)]
+enum Filter {
+    None,
+    One(DeviceId),
+    All,
+}
+
+impl Filter {
+    fn parse(filter: &str) -> Self {
+        let mut levels = filter.split('/');
+        match levels.next() {
+            Some("#") => return Self::All,
+            Some("ctrl" | "+") => {}
+            _ => return Self::None,
+        }
+        let device = match levels.next() {
+            Some("#") => return Self::All,
+            Some(device) => device,
+            None => return Self::None,
+        };
+        match (levels.next(), levels.next()) {
+            (Some("#"), None) | (Some("migrate" | "+"), None | Some("#")) => {}
+            _ => return Self::None,
+        }
+        match device {
+            "+" => Self::All,
+            device => device.parse().map_or(Self::None, Self::One),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

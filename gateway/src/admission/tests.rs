@@ -1,0 +1,200 @@
+use protocol::{
+    CommandId, Endpoint, Epoch,
+    message::{Command, Instruction, MoveReason, MoveState},
+};
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    config::Config,
+    events::Outgoing,
+    notices::{Entry, Notices, Standing},
+};
+
+fn client(id: &str, serial: u64) -> Client {
+    Client {
+        id: id.to_owned(),
+        peer: "127.0.0.1:1".parse().unwrap(),
+        v5: true,
+        username: None,
+        password: None,
+        user_properties: vec![("epoch".to_owned(), "3".to_owned())],
+        serial,
+    }
+}
+
+fn admission(entries: Vec<(DeviceId, Entry)>) -> Admission {
+    let config = Config::default();
+    let notices = Notices::new(config.notices(), entries);
+    Admission::new(Arc::new(State::new(notices, config.events())))
+}
+
+fn moved(id: &str, server: Option<Endpoint>) -> (DeviceId, Entry) {
+    let entry = Entry {
+        epoch: Epoch::new(4),
+        command: CommandId::new(Uuid::now_v7()),
+        at: Timestamp::now(),
+        standing: Standing::Moved { server },
+    };
+    (id.parse().unwrap(), entry)
+}
+
+fn notified(ids: &[&str]) -> Admission {
+    let admission = admission(Vec::new());
+    let commands: Vec<Command> = ids
+        .iter()
+        .map(|id| Command {
+            command: CommandId::new(Uuid::now_v7()),
+            instruction: Instruction::Notify {
+                device: id.parse().unwrap(),
+                epoch: Epoch::new(2),
+                reason: MoveReason::Operator,
+                grace_ms: 60_000,
+                spread_ms: 0,
+                server: None,
+            },
+        })
+        .collect();
+    {
+        let mut notices = admission.state.notices.write();
+        let plan = notices.plan(&commands, &|_| false, Timestamp::now());
+        notices.commit(plan, &|_| false);
+    }
+    admission
+}
+
+fn topics(admission: &Admission, filter: &str, page: usize) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    loop {
+        let before = found.len();
+        let after = found.last().cloned();
+        admission.retained(filter, after.as_deref(), &mut |message| {
+            assert!(message.retain && !message.payload.is_empty());
+            if found.len() - before == page {
+                return false;
+            }
+            found.push(message.topic);
+            true
+        });
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+async fn events(admission: &Admission) -> Vec<Event> {
+    match admission.state.events.next().await {
+        Outgoing::Events(events) => events,
+        Outgoing::Snapshot => Vec::new(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_moved_away_is_rejected_with_its_server() {
+    let server: Endpoint = "mqtt://b:1".parse().unwrap();
+    let admission = admission(vec![moved("d1", Some(server.clone()))]);
+    admission.state.events.open();
+    assert_eq!(events(&admission).await, []);
+    assert_eq!(admission.admit(&client("d1", 1)), Err(Refusal::ServerMoved(Some(server))));
+    assert_eq!(admission.admit(&client("d2", 2)), Ok(()));
+    assert_eq!(admission.admit(&client("no/device", 3)), Ok(()));
+    let rejected = Event::Rejected {
+        device: "d1".parse().unwrap(),
+        epoch: Epoch::new(4),
+    };
+    assert_eq!(events(&admission).await, [rejected]);
+    assert_eq!(admission.state.metrics.rejected.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_devices_are_reported_and_with_their_epoch() {
+    let admission = admission(Vec::new());
+    admission.state.events.open();
+    assert_eq!(events(&admission).await, []);
+    let (device, other) = (client("d1", 1), client("an/application", 2));
+    admission.connected(&device);
+    admission.connected(&other);
+    admission.connected(&client("d1", 3));
+    admission.disconnected(&device, Departure::TakenOver);
+    admission.disconnected(&other, Departure::Graceful);
+    let connected = || Event::Connected {
+        device: "d1".parse().unwrap(),
+        epoch: Some(Epoch::new(3)),
+    };
+    assert_eq!(events(&admission).await, [connected(), connected()]);
+    assert!(admission.state.is_connected(&"d1".parse().unwrap()));
+}
+
+#[test]
+fn nobody_writes_control_topics_but_a_move_status() {
+    let admission = admission(Vec::new());
+    let client = client("d1", 1);
+    for topic in [
+        "ctrl/d1/migrate",
+        "ctrl/d1/other",
+        "ctrl/é/status",
+        "reg/query/d1",
+        "reg/resp/d1",
+        "gw/gw-a/cmd",
+        "gw",
+    ] {
+        assert!(!admission.authorize(&client, Action::Publish(topic)), "{topic}");
+        let message = Message {
+            topic: topic.to_owned(),
+            ..Message::default()
+        };
+        assert!(matches!(admission.publish(&client, &message), Decision::Refuse), "{topic}");
+    }
+    for topic in ["ctrl/d1/status", "data/d1/t", "é/x"] {
+        assert!(admission.authorize(&client, Action::Publish(topic)), "{topic}");
+    }
+    assert!(admission.authorize(&client, Action::Subscribe("#")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_move_status_is_checked_and_reported() {
+    let admission = admission(Vec::new());
+    admission.state.events.open();
+    assert_eq!(events(&admission).await, []);
+    let client = client("d1", 1);
+    let status = MoveStatus {
+        v: protocol::message::VERSION,
+        command: CommandId::new(Uuid::now_v7()),
+        epoch: Epoch::new(9),
+        state: MoveState::Failed,
+        error: Some("é".repeat(1000)),
+    };
+    let mut message = Message {
+        topic: "ctrl/d1/status".to_owned(),
+        payload: status.to_payload().into(),
+        ..Message::default()
+    };
+    assert!(matches!(admission.publish(&client, &message), Decision::Accept));
+    let reported = events(&admission).await;
+    assert!(
+        matches!(&reported[..], [Event::Reported { error: Some(text), epoch, .. }]
+            if text.chars().count() == MAX_ERROR_TEXT && *epoch == status.epoch)
+    );
+    for payload in [&b""[..], b"x", b"[]", b"\xff", b"{\"v\":2}"] {
+        message.payload = payload.to_vec().into();
+        assert!(matches!(admission.publish(&client, &message), Decision::Refuse));
+    }
+    assert_eq!(admission.state.metrics.refused.get(), 5);
+}
+
+#[test]
+fn filters_find_their_notices() {
+    let admission = notified(&["a", "a-b", "b"]);
+    let all = ["ctrl/a/migrate", "ctrl/a-b/migrate", "ctrl/b/migrate"];
+    for filter in ["#", "ctrl/#", "+/#", "ctrl/+/migrate", "ctrl/+/#", "+/+/+", "+/+/migrate/#"] {
+        for page in 1..=4 {
+            assert_eq!(topics(&admission, filter, page), all, "{filter}");
+        }
+    }
+    for filter in ["ctrl/a-b/migrate", "ctrl/a-b/#", "ctrl/a-b/+", "+/a-b/migrate"] {
+        assert_eq!(topics(&admission, filter, 1), ["ctrl/a-b/migrate"], "{filter}");
+    }
+    for filter in ["ctrl", "ctrl/+", "ctrl/c/migrate", "ctrl/a/status", "data/#", "ctrl/a/migrate/+", "ctrl/+/status", ""] {
+        assert_eq!(topics(&admission, filter, 1), [""; 0], "{filter}");
+    }
+}

@@ -1,0 +1,297 @@
+//! The configuration: defaults < file < environment < flags.
+
+mod layers;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use protocol::{Endpoint, GatewayId, Scheme};
+use serde::{Deserialize, Serialize};
+
+pub use self::layers::{Layers, LoadError};
+use crate::{events, notices};
+
+/// Everything a gateway can be told. `configs/gateway.toml` explains each key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// This gateway's name; there is no default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<GatewayId>,
+    /// Where devices reach it; left out, where it listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<Vec<Endpoint>>,
+    /// Where it keeps its notices.
+    pub data_dir: PathBuf,
+    /// Accept listeners that are not on loopback although nothing is encrypted or authenticated yet.
+    pub insecure: bool,
+    /// How long a graceful shutdown may take.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_timeout: Duration,
+    /// The broker for devices.
+    pub mqtt: Mqtt,
+    /// Health and metrics.
+    pub http: Http,
+    /// The link to the registrar.
+    pub registrar: Registrar,
+    /// What is remembered of devices.
+    pub notices: Notices,
+    /// What waits to be told to the registrar.
+    pub events: Events,
+}
+
+/// The broker for devices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mqtt {
+    /// Where to listen; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Connections at one time, and the capacity told to the registrar.
+    pub max_connections: usize,
+    /// The largest packet accepted, in bytes.
+    pub max_packet_size: u32,
+    /// From accept to a whole CONNECT.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Silence allowed to a client with keep-alive 0.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+}
+
+/// Health and metrics.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Where to listen; port 0 picks a free one.
+    pub listen: SocketAddr,
+}
+
+/// The link to the registrar.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registrar {
+    /// The registrar's bootstrap broker.
+    pub url: Endpoint,
+    /// How often the status is repeated.
+    #[serde(with = "humantime_serde")]
+    pub status_interval: Duration,
+    /// MQTT keep-alive on the link.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// How long connecting may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The shortest wait between attempts.
+    #[serde(with = "humantime_serde")]
+    pub retry_min: Duration,
+    /// The longest wait between attempts.
+    #[serde(with = "humantime_serde")]
+    pub retry_max: Duration,
+}
+
+/// What is remembered of devices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Notices {
+    /// Published notices.
+    pub max_published: usize,
+    /// Devices moved away.
+    pub max_moved: usize,
+    /// Devices admitted.
+    pub max_admitted: usize,
+}
+
+/// What waits to be told to the registrar.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Events {
+    /// Events that may wait.
+    pub queue: usize,
+    /// Events in one message.
+    pub batch: usize,
+    /// How long an event waits for others.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    /// The least time between two snapshots that an overflow causes.
+    #[serde(with = "humantime_serde")]
+    pub resync_pause: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            id: None,
+            advertise: None,
+            data_dir: "homeport-data/gateway".into(),
+            insecure: false,
+            shutdown_timeout: Duration::from_secs(10),
+            mqtt: Mqtt::default(),
+            http: Http::default(),
+            registrar: Registrar::default(),
+            notices: Notices::default(),
+            events: Events::default(),
+        }
+    }
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        let broker = broker::Config::default();
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 1884)),
+            max_connections: broker.max_connections,
+            max_packet_size: broker.max_packet_size,
+            connect_timeout: broker.connect_timeout,
+            idle_timeout: broker.idle_timeout,
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8084)),
+        }
+    }
+}
+
+impl Default for Registrar {
+    fn default() -> Self {
+        Self {
+            url: "mqtt://127.0.0.1:1883".parse().expect("the default is an endpoint"),
+            status_interval: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(5),
+            timeout: Duration::from_secs(5),
+            retry_min: Duration::from_millis(200),
+            retry_max: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self {
+            max_published: 1_000_000,
+            max_moved: 100_000,
+            max_admitted: 100_000,
+        }
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            queue: 10_000,
+            batch: 500,
+            linger: Duration::from_millis(50),
+            resync_pause: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What is wrong with a configuration that can be read: the key, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct CheckError {
+    /// The key, as written in the file.
+    pub key: &'static str,
+    /// What is wrong, and what to do.
+    pub problem: String,
+}
+
+impl Config {
+    /// Checks what types cannot say, and returns this gateway's id.
+    ///
+    /// # Errors
+    /// The first key that is wrong.
+    pub fn check(&self) -> Result<GatewayId, CheckError> {
+        let wrong = |key, problem: &str| {
+            Err(CheckError {
+                key,
+                problem: problem.to_owned(),
+            })
+        };
+        let Some(id) = &self.id else {
+            return wrong("id", "this gateway has no name: pass --id ID, or set id in the file or GATEWAY__ID");
+        };
+        for (key, listen) in [("mqtt.listen", self.mqtt.listen), ("http.listen", self.http.listen)] {
+            if !self.insecure && !listen.ip().is_loopback() {
+                let problem = format!(
+                    "{listen} is not on loopback, and nothing is encrypted or authenticated: set insecure = true to accept that"
+                );
+                return Err(CheckError { key, problem });
+            }
+        }
+        match &self.advertise {
+            Some(endpoints) if endpoints.is_empty() => {
+                return wrong("advertise", "is empty, so no device could find this gateway: list mqtt://HOST:PORT, or leave it out to advertise where it listens");
+            }
+            None if self.mqtt.listen.ip().is_unspecified() => {
+                return wrong("advertise", "is needed, because mqtt.listen is the unspecified address, which no device can connect to: list mqtt://HOST:PORT");
+            }
+            _ => {}
+        }
+        if self.registrar.url.scheme() == Scheme::Mqtts {
+            return wrong("registrar.url", "mqtts:// is not supported by this version: use mqtt://");
+        }
+        let second = Duration::from_secs(1);
+        if self.registrar.keep_alive < second || self.registrar.keep_alive > second * u32::from(u16::MAX) {
+            return wrong("registrar.keep_alive", "is between 1s and 65535s");
+        }
+        if self.registrar.timeout.is_zero() {
+            return wrong("registrar.timeout", "is more than 0");
+        }
+        if self.registrar.status_interval.is_zero() {
+            return wrong("registrar.status_interval", "is more than 0");
+        }
+        if self.registrar.retry_min.is_zero() || self.registrar.retry_min > self.registrar.retry_max {
+            return wrong("registrar.retry_min", "is more than 0 and at most registrar.retry_max");
+        }
+        for (key, value) in [
+            ("mqtt.max_connections", self.mqtt.max_connections),
+            ("notices.max_published", self.notices.max_published),
+            ("notices.max_moved", self.notices.max_moved),
+            ("notices.max_admitted", self.notices.max_admitted),
+            ("events.queue", self.events.queue),
+            ("events.batch", self.events.batch),
+        ] {
+            if value == 0 {
+                return wrong(key, "is at least 1");
+            }
+        }
+        Ok(id.clone())
+    }
+
+    /// The broker's share.
+    pub fn broker(&self) -> broker::Config {
+        broker::Config {
+            listen: vec![self.mqtt.listen],
+            max_connections: self.mqtt.max_connections,
+            max_packet_size: self.mqtt.max_packet_size,
+            connect_timeout: self.mqtt.connect_timeout,
+            idle_timeout: self.mqtt.idle_timeout,
+            ..broker::Config::default()
+        }
+    }
+
+    /// The share of [`crate::notices`].
+    pub fn notices(&self) -> notices::Limits {
+        notices::Limits {
+            published: self.notices.max_published,
+            moved: self.notices.max_moved,
+            admitted: self.notices.max_admitted,
+        }
+    }
+
+    /// The share of [`crate::events`].
+    pub fn events(&self) -> events::Limits {
+        events::Limits {
+            queue: self.events.queue,
+            batch: self.events.batch,
+            linger: self.events.linger,
+            resync_pause: self.events.resync_pause,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

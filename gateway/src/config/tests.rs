@@ -1,0 +1,161 @@
+use std::{fs, path::PathBuf};
+
+use super::*;
+
+fn shipped(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../configs")
+        .join(name)
+}
+
+fn load(text: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    fs::write(&path, text).unwrap();
+    let mut layers = Layers::default();
+    layers
+        .file(&path)
+        .map_err(|e| e.to_string().replace(&format!("{}", folder.path().display()), "DIR"))?;
+    Ok(layers.config())
+}
+
+fn environment(name: &str, value: &str) -> Result<Config, String> {
+    let mut layers = Layers::default();
+    layers
+        .environment([(name.to_owned(), value.to_owned())].into_iter())
+        .map_err(|e| e.to_string())?;
+    Ok(layers.config())
+}
+
+#[test]
+fn shipped_files_load_and_pass_the_check() {
+    for (name, id, mqtt, http) in [
+        ("dev/gateway-a.toml", "gw-a", 1884, 8084),
+        ("dev/gateway-b.toml", "gw-b", 1885, 8085),
+        ("gateway.toml", "gw-a", 1884, 8084),
+    ] {
+        let mut layers = Layers::default();
+        layers.file(&shipped(name)).unwrap();
+        let config = layers.config();
+        assert_eq!(config.check().unwrap().as_str(), id, "{name}");
+        assert_eq!((config.mqtt.listen.port(), config.http.listen.port()), (mqtt, http), "{name}");
+    }
+}
+
+#[test]
+fn the_reference_lists_every_key_with_its_default() {
+    let text = fs::read_to_string(shipped("gateway.toml")).unwrap();
+    let reference = load(&text).unwrap();
+    let default = Config {
+        id: Some("gw-a".parse().unwrap()),
+        ..Config::default()
+    };
+    assert_eq!(reference, default);
+    let mut layers = Layers::default();
+    layers.file(&shipped("gateway.toml")).unwrap();
+    let shown = layers.show();
+    assert!(!shown.contains("# default"), "not in the reference:\n{shown}");
+    assert!(text.contains("# advertise ="));
+}
+
+#[test]
+fn a_file_error_names_file_line_and_key() {
+    let error = load("id = \"gw-a\"\n\n[mqtt]\nlisten = \"nowhere\"\n").unwrap_err();
+    assert!(error.starts_with("DIR/gateway.toml:4: mqtt.listen: "), "{error}");
+    let error = load("[mqtt]\nlissten = \"127.0.0.1:1\"\n").unwrap_err();
+    assert!(error.starts_with("DIR/gateway.toml:2: mqtt.lissten: unknown field `lissten`"), "{error}");
+    let error = load("id = \"gw a\"\n").unwrap_err();
+    assert!(error.starts_with("DIR/gateway.toml:1: id: gateway id has the character ' '"), "{error}");
+    let error = load("id = \"gw-a\"\nadvertise = [\"mqtt://gw\"]").unwrap_err();
+    assert!(error.contains(":2: advertise: ") && error.contains("has no port"), "{error}");
+    let error = load("id = [").unwrap_err();
+    assert!(error.starts_with("DIR/gateway.toml:1: "), "{error}");
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Layers::default()
+        .file(&PathBuf::from("/nowhere/gateway.toml"))
+        .unwrap_err();
+    assert!(error.to_string().starts_with("cannot read /nowhere/gateway.toml: "), "{error}");
+}
+
+#[test]
+fn the_environment_is_checked_and_named() {
+    let config = environment("GATEWAY__MQTT__LISTEN", "127.0.0.1:7").unwrap();
+    assert_eq!(config.mqtt.listen.port(), 7);
+    assert_eq!(environment("GATEWAY__EVENTS__QUEUE", "7").unwrap().events.queue, 7);
+    assert_eq!(environment("GATEWAY__ID", "12").unwrap().id.unwrap().as_str(), "12");
+    assert_eq!(environment("OTHER", "x").unwrap(), Config::default());
+    let error = environment("GATEWAY__MQTT__PORT", "7").unwrap_err();
+    assert!(error.starts_with("environment GATEWAY__MQTT__PORT: unknown field `port`"), "{error}");
+    let error = environment("GATEWAY__EVENTS__QUEUE", "many").unwrap_err();
+    assert!(error.starts_with("environment GATEWAY__EVENTS__QUEUE: "), "{error}");
+}
+
+#[test]
+fn later_layers_win_and_show_says_which() {
+    let mut layers = Layers::default();
+    layers.file(&shipped("dev/gateway-a.toml")).unwrap();
+    let environment = [("GATEWAY__ID", "gw-env"), ("GATEWAY__HTTP__LISTEN", "127.0.0.1:1")];
+    let owned = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    layers.environment(owned.into_iter()).unwrap();
+    layers.text("id", "gw-flag", "--id").unwrap();
+    let endpoints = ["mqtt://a:1".to_owned(), "mqtt://b:2".to_owned()];
+    layers.list("advertise", &endpoints, "--advertise").unwrap();
+    let config = layers.config();
+    assert_eq!(config.id.as_ref().unwrap().as_str(), "gw-flag");
+    assert_eq!(config.http.listen.port(), 1);
+    assert_eq!(config.mqtt.listen.port(), 1884);
+    assert_eq!(config.advertise.as_ref().unwrap().len(), 2);
+    let shown = layers.show();
+    for line in [
+        "id = \"gw-flag\"  # --id",
+        "http.listen = \"127.0.0.1:1\"  # environment GATEWAY__HTTP__LISTEN",
+        "events.queue = 10000  # default",
+    ] {
+        assert!(shown.contains(line), "{line} in\n{shown}");
+    }
+    assert!(shown.lines().any(|line| line.starts_with("mqtt.listen = ") && line.ends_with("gateway-a.toml")));
+    let mut again = Layers::default();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("shown.toml"), &shown).unwrap();
+    again.file(&folder.path().join("shown.toml")).unwrap();
+    assert_eq!(again.config(), config);
+}
+
+#[test]
+fn the_check_names_the_key() {
+    let good = Config {
+        id: Some("gw-a".parse().unwrap()),
+        ..Config::default()
+    };
+    assert!(good.check().is_ok());
+    let key = |change: &dyn Fn(&mut Config)| {
+        let mut config = good.clone();
+        change(&mut config);
+        config.check().map(|_| ()).map_err(|e| e.key)
+    };
+    assert_eq!(key(&|c| c.id = None), Err("id"));
+    assert_eq!(key(&|c| c.advertise = Some(Vec::new())), Err("advertise"));
+    let everywhere: SocketAddr = "0.0.0.0:1884".parse().unwrap();
+    assert_eq!(key(&|c| c.mqtt.listen = everywhere), Err("mqtt.listen"));
+    assert_eq!(key(&|c| c.http.listen = everywhere), Err("http.listen"));
+    assert_eq!(
+        key(&|c| {
+            c.mqtt.listen = everywhere;
+            c.insecure = true;
+        }),
+        Err("advertise")
+    );
+    assert_eq!(
+        key(&|c| {
+            c.mqtt.listen = everywhere;
+            c.insecure = true;
+            c.advertise = Some(vec!["mqtt://gw:1884".parse().unwrap()]);
+        }),
+        Ok(())
+    );
+    assert_eq!(key(&|c| c.registrar.url = "mqtts://r:1".parse().unwrap()), Err("registrar.url"));
+    assert_eq!(key(&|c| c.events.queue = 0), Err("events.queue"));
+}

@@ -1,0 +1,172 @@
+//! The loop that changes notices: plan, write, commit, carry out. It is the only one that does.
+
+use std::{sync::Arc, time::Duration};
+
+use broker::{Handle, Kick};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use protocol::message::Command;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission,
+    notices::{Effect, Plan},
+    state::State,
+    store::{Store, StoreError},
+};
+
+/// Batches of commands that may wait; one more is dropped, and a snapshot has the registrar send it again.
+pub const QUEUE: usize = 64;
+
+/// Batches that go into one transaction at most.
+const GROUP: usize = 16;
+
+/// How often a store that failed is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// The longest sleep towards a deadline, so that a changed wall clock is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// The loop; see the module's documentation.
+pub struct Control {
+    /// The shared state.
+    pub state: Arc<State>,
+    /// Where changes are kept.
+    pub store: Arc<Mutex<Store>>,
+    /// The broker to publish and disconnect with.
+    pub broker: Handle,
+    /// What the registrar asks.
+    pub commands: mpsc::Receiver<Vec<Command>>,
+}
+
+impl Control {
+    /// Runs until it is cancelled; what it is doing then, it finishes.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        self.process(Vec::new()).await;
+        loop {
+            let sleep = self.until_deadline();
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                Some(batch) = self.commands.recv() => {
+                    let mut commands = batch;
+                    for _ in 1..GROUP {
+                        let Ok(batch) = self.commands.try_recv() else { break };
+                        commands.extend(batch);
+                    }
+                    self.process(commands).await;
+                }
+                () = self.state.touched.notified(), if self.state.store_healthy() => self.process(Vec::new()).await,
+                () = tokio::time::sleep(STORE_RETRY), if !self.state.store_healthy() => self.retry().await,
+                () = tokio::time::sleep(sleep) => {}
+            }
+            let effects = self.state.notices.write().tick(Timestamp::now());
+            self.carry_out(effects);
+        }
+    }
+
+    fn until_deadline(&self) -> Duration {
+        let deadline = self.state.notices.read().next_deadline();
+        let left = deadline.map(|at| at.duration_since(Timestamp::now()));
+        left.map_or(LONGEST_SLEEP, |left| Duration::try_from(left).unwrap_or_default())
+            .min(LONGEST_SLEEP)
+    }
+
+    async fn process(&mut self, commands: Vec<Command>) {
+        let state = self.state.clone();
+        let connected = |device: &_| state.is_connected(device);
+        let plan = state.notices.write().plan(&commands, &connected, Timestamp::now());
+        let count = commands.len() as u64;
+        let (plan, written) = self.write(plan).await;
+        match written {
+            Ok(()) => {
+                let effects = {
+                    let mut notices = state.notices.write();
+                    let effects = notices.commit(plan, &connected);
+                    if notices.has_work() {
+                        state.touched.notify_one();
+                    }
+                    effects
+                };
+                state.metrics.commands.inc_by(count);
+                self.carry_out(effects);
+            }
+            Err(error) => {
+                state.notices.write().rollback(plan);
+                state.metrics.store_errors.inc();
+                state.metrics.commands_dropped.inc_by(count);
+                state.set_store_healthy(false);
+                tracing::error!(%error, dropped = count, "the store failed; the registrar's commands are not acknowledged and will be asked for again");
+            }
+        }
+    }
+
+    async fn write(&self, plan: Plan) -> (Plan, Result<(), StoreError>) {
+        if plan.changes().is_empty() {
+            return (plan, Ok(()));
+        }
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || {
+            let written = store.lock().write(plan.changes());
+            (plan, written)
+        })
+        .await
+        .expect("writing does not panic and is not cancelled")
+    }
+
+    /// Once the store can be written again, the registrar is asked, by a snapshot, for what was dropped meanwhile.
+    async fn retry(&mut self) {
+        let store = self.store.clone();
+        let probed = tokio::task::spawn_blocking(move || store.lock().probe())
+            .await
+            .expect("probing does not panic and is not cancelled");
+        match probed {
+            Ok(()) => {
+                self.state.set_store_healthy(true);
+                tracing::info!("the store can be written again");
+                self.process(Vec::new()).await;
+                self.state.events.resync();
+            }
+            Err(error) => {
+                self.state.metrics.store_errors.inc();
+                tracing::debug!(%error, "the store still fails");
+            }
+        }
+    }
+
+    fn carry_out(&self, effects: Vec<Effect>) {
+        let metrics = &self.state.metrics;
+        for effect in effects {
+            match effect {
+                Effect::Publish(device, migrate) => {
+                    tracing::info!(%device, command = %migrate.command, epoch = %migrate.epoch, "notice published");
+                    self.broker.publish(admission::notice(&device, &migrate));
+                }
+                Effect::Unpublish(device) => {
+                    tracing::info!(%device, "notice withdrawn");
+                    self.broker.publish(admission::removal(&device));
+                }
+                Effect::Kick(device, server) => {
+                    if self.broker.disconnect(device.as_str(), Kick::ServerMoved(server)) {
+                        metrics.kicked.inc();
+                        tracing::info!(%device, "disconnected: it belongs elsewhere and its grace is over");
+                    }
+                }
+                Effect::Emit(event) => self.state.emit(event),
+                Effect::Resync => self.state.events.resync(),
+                Effect::Stale(device, epoch) => {
+                    metrics.stale.inc();
+                    tracing::debug!(%device, %epoch, "ignored a command of an epoch that is past");
+                }
+                Effect::Full(device) => {
+                    metrics.full.inc();
+                    tracing::warn!(%device, "too many notices are published; this one is refused");
+                }
+                Effect::Forgot(device) => {
+                    metrics.forgotten.inc();
+                    tracing::debug!(%device, "forgotten, as the oldest");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What waits to be told to the registrar: a bounded queue, filled by the broker's hook and emptied by the link.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use protocol::{DeviceId, message::Event};
+use tokio::{sync::Notify, time::Instant};
+
+/// How the queue is bounded and how events are batched.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Events that may wait. One more empties the queue, and the registrar is sent a snapshot instead.
+    pub queue: usize,
+    /// Events in one message.
+    pub batch: usize,
+    /// How long the first event of a batch waits for others.
+    pub linger: Duration,
+    /// The least time between two snapshots made because the queue overflowed.
+    pub resync_pause: Duration,
+}
+
+/// What to send next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outgoing {
+    /// These events.
+    Events(Vec<Event>),
+    /// A snapshot of everything: events were dropped, or it was asked for.
+    Snapshot,
+}
+
+/// The queue. While it is closed (no connection to the registrar) it keeps nothing: a snapshot leads every connection.
+#[derive(Debug)]
+pub struct Queue {
+    limits: Limits,
+    inner: Mutex<Inner>,
+    ready: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    open: bool,
+    events: VecDeque<Event>,
+    /// A device that hammers a closed door is told of once a batch.
+    rejected: HashSet<DeviceId>,
+    oldest: Option<Instant>,
+    /// A snapshot is due from then on; events until then are part of it.
+    snapshot: Option<Instant>,
+    last_snapshot: Option<Instant>,
+}
+
+impl Queue {
+    /// An empty, closed queue.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            inner: Mutex::default(),
+            ready: Notify::new(),
+        }
+    }
+
+    /// Opens it for a new connection, which a snapshot leads.
+    pub fn open(&self) {
+        *self.inner.lock() = Inner {
+            open: true,
+            snapshot: Some(Instant::now()),
+            ..Inner::default()
+        };
+        self.ready.notify_one();
+    }
+
+    /// The connection is gone; what was queued for it is void.
+    pub fn close(&self) {
+        *self.inner.lock() = Inner::default();
+    }
+
+    /// Has a snapshot sent instead of what is queued.
+    pub fn resync(&self) {
+        let mut inner = self.inner.lock();
+        if inner.open {
+            inner.void(Instant::now());
+            self.ready.notify_one();
+        }
+    }
+
+    /// Queues an event. Returns false when the queue overflowed and was emptied.
+    pub fn push(&self, event: Event) -> bool {
+        let mut inner = self.inner.lock();
+        if !inner.open || inner.snapshot.is_some() {
+            return true;
+        }
+        if let Event::Rejected { device, .. } = &event
+            && !inner.rejected.insert(device.clone())
+        {
+            return true;
+        }
+        let now = Instant::now();
+        let room = inner.events.len() < self.limits.queue;
+        if room {
+            inner.events.push_back(event);
+            inner.oldest.get_or_insert(now);
+        } else {
+            let earliest = inner.last_snapshot.map_or(now, |last| last + self.limits.resync_pause);
+            inner.void(earliest.max(now));
+        }
+        // The consumer sleeps towards a known time; it is woken for a first event, a full batch or an overflow.
+        if !room || inner.events.len() == 1 || inner.events.len() == self.limits.batch {
+            self.ready.notify_one();
+        }
+        room
+    }
+
+    /// How many events wait.
+    pub fn len(&self) -> usize {
+        self.inner.lock().events.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits for something to send and takes it. Nothing is lost when the future is dropped.
+    ///
+    /// Events from the moment a snapshot is taken out are queued again, so the caller gathers it after this returns.
+    pub async fn next(&self) -> Outgoing {
+        loop {
+            let due = match self.take(Instant::now()) {
+                Ok(outgoing) => return outgoing,
+                Err(due) => due,
+            };
+            match due {
+                Some(due) => {
+                    tokio::select! {
+                        () = self.ready.notified() => {}
+                        () = tokio::time::sleep_until(due) => {}
+                    }
+                }
+                None => self.ready.notified().await,
+            }
+        }
+    }
+
+    fn take(&self, now: Instant) -> Result<Outgoing, Option<Instant>> {
+        let mut inner = self.inner.lock();
+        if let Some(due) = inner.snapshot {
+            if now < due {
+                return Err(Some(due));
+            }
+            inner.snapshot = None;
+            inner.last_snapshot = Some(now);
+            return Ok(Outgoing::Snapshot);
+        }
+        let due = inner.oldest.ok_or(None)? + self.limits.linger;
+        if inner.events.len() < self.limits.batch && now < due {
+            return Err(Some(due));
+        }
+        let count = inner.events.len().min(self.limits.batch);
+        let events = inner.events.drain(..count).collect();
+        inner.rejected.clear();
+        inner.oldest = (!inner.events.is_empty()).then_some(now);
+        Ok(Outgoing::Events(events))
+    }
+}
+
+impl Inner {
+    fn void(&mut self, snapshot_at: Instant) {
+        self.events.clear();
+        self.rejected.clear();
+        self.oldest = None;
+        let at = self.snapshot.map_or(snapshot_at, |at| at.min(snapshot_at));
+        self.snapshot = Some(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        queue: 4,
+        batch: 2,
+        linger: Duration::from_millis(50),
+        resync_pause: Duration::from_secs(1),
+    };
+
+    fn left(n: u32) -> Event {
+        Event::Disconnected {
+            device: format!("d{n}").parse().unwrap(),
+        }
+    }
+
+    async fn opened() -> Queue {
+        let queue = Queue::new(LIMITS);
+        queue.open();
+        assert_eq!(queue.next().await, Outgoing::Snapshot);
+        queue
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_leads_and_nothing_older_follows() {
+        let queue = Queue::new(LIMITS);
+        assert!(queue.push(left(1)));
+        queue.open();
+        queue.push(left(2));
+        assert_eq!(queue.next().await, Outgoing::Snapshot);
+        queue.push(left(3));
+        assert_eq!(queue.next().await, Outgoing::Events(vec![left(3)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_batch_goes_at_once_and_a_lonely_event_after_the_linger() {
+        let queue = opened().await;
+        let start = Instant::now();
+        (1..=3).for_each(|n| {
+            queue.push(left(n));
+        });
+        assert_eq!(queue.next().await, Outgoing::Events(vec![left(1), left(2)]));
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(queue.next().await, Outgoing::Events(vec![left(3)]));
+        assert!(start.elapsed() >= LIMITS.linger);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_overflow_becomes_one_snapshot_not_one_each() {
+        let queue = opened().await;
+        let start = Instant::now();
+        assert!((1..=4).all(|n| queue.push(left(n))));
+        assert!(!queue.push(left(5)));
+        assert!(queue.push(left(6)), "what the snapshot will say is not queued");
+        assert!(queue.is_empty());
+        assert_eq!(queue.next().await, Outgoing::Snapshot);
+        assert!(start.elapsed() >= LIMITS.resync_pause);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_hammers_is_told_of_once_a_batch() {
+        let queue = opened().await;
+        let rejected = Event::Rejected {
+            device: "d".parse().unwrap(),
+            epoch: protocol::Epoch::FIRST,
+        };
+        (0..10).for_each(|_| assert!(queue.push(rejected.clone())));
+        assert_eq!(queue.next().await, Outgoing::Events(vec![rejected]));
+    }
+}

@@ -1,0 +1,100 @@
+//! Health and metrics.
+
+use std::{future::Future, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::State as Extract,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::state::State;
+
+/// What the pages are made from.
+#[derive(Clone)]
+pub struct Pages {
+    /// The shared state.
+    pub state: Arc<State>,
+    /// The metrics of gateway and broker.
+    pub registry: Arc<Registry>,
+    /// Cancelled once the gateway goes down.
+    pub stopping: CancellationToken,
+}
+
+/// `GET /readyz`. A gateway is ready when it can serve devices; a registrar that is away is told, and does not count.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Readiness {
+    ready: bool,
+    reasons: Vec<&'static str>,
+    registrar: Registrar,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Registrar {
+    connected: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Serves until `stop` ends.
+///
+/// # Errors
+/// The listener fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    pages: Pages,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(pages);
+    axum::serve(listener, router).with_graceful_shutdown(stop).await
+}
+
+async fn ready(Extract(pages): Extract<Pages>) -> Response {
+    let readiness = readiness(&pages.state, pages.stopping.is_cancelled());
+    let status = if readiness.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(readiness)).into_response()
+}
+
+fn readiness(state: &State, stopping: bool) -> Readiness {
+    let mut reasons = Vec::new();
+    if !state.store_healthy() {
+        reasons.push("the store cannot be written");
+    }
+    if stopping {
+        reasons.push("shutting down");
+    }
+    let link = state.link.lock().clone();
+    Readiness {
+        ready: reasons.is_empty(),
+        reasons,
+        registrar: Registrar {
+            connected: link.connected,
+            error: link.error,
+        },
+    }
+}
+
+async fn metrics(Extract(pages): Extract<Pages>) -> Response {
+    let mut text = String::new();
+    match encode(&mut text, &pages.registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,143 @@
+//! The connection to the registrar: status, snapshot and events out, commands in.
+//!
+//! Every attempt has a client of its own, so nothing of an older connection is ever sent again. A connection starts
+//! with the subscription to commands, the status and a snapshot, in this order.
+
+mod backoff;
+mod connection;
+mod payloads;
+
+use std::{sync::Arc, time::Duration};
+
+use broker::Handle;
+use jiff::Timestamp;
+use protocol::{
+    Endpoint, GatewayId,
+    message::{Command, GatewayState, GatewayStatus, VERSION},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    backoff::Backoff,
+    connection::{Connection, LinkError},
+};
+use crate::state::{LinkStatus, State};
+
+/// What the link needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This gateway.
+    pub gateway: GatewayId,
+    /// This run of it.
+    pub instance: String,
+    /// The registrar's bootstrap broker.
+    pub registrar: Endpoint,
+    /// Where devices reach this gateway.
+    pub endpoints: Vec<Endpoint>,
+    /// How many connections it is built for.
+    pub capacity: u64,
+    /// How often the status is repeated.
+    pub status_interval: Duration,
+    /// MQTT keep-alive, in both directions: how soon a silent connection is given up.
+    pub keep_alive: Duration,
+    /// How long an attempt to connect may take, and a goodbye.
+    pub timeout: Duration,
+    /// The bounds of the wait between attempts.
+    pub backoff: (Duration, Duration),
+}
+
+impl Config {
+    fn status(&self, state: GatewayState, connected: u64) -> GatewayStatus {
+        GatewayStatus {
+            v: VERSION,
+            gateway: self.gateway.clone(),
+            instance: self.instance.clone(),
+            state,
+            endpoints: self.endpoints.clone(),
+            capacity: Some(self.capacity),
+            connected,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at: Timestamp::now(),
+        }
+    }
+}
+
+/// The link; see the module's documentation.
+pub struct Link {
+    /// What it needs to know.
+    pub config: Config,
+    /// The shared state.
+    pub state: Arc<State>,
+    /// Asked how many clients are connected.
+    pub broker: Handle,
+    /// Where commands go.
+    pub commands: mpsc::Sender<Vec<Command>>,
+}
+
+impl Link {
+    /// Connects, and connects again, until it is cancelled; then says goodbye.
+    pub async fn run(self, cancel: CancellationToken) {
+        let (least, most) = self.config.backoff;
+        let mut backoff = Backoff::new(least, most);
+        loop {
+            self.state.metrics.link_attempts.inc();
+            let ended = self.attempt(&cancel, &mut backoff).await;
+            self.state.events.close();
+            self.state.metrics.registrar_connected.set(0);
+            match ended {
+                Ok(()) => return,
+                Err(error) => self.failed(&error),
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(backoff.next(rand::random())) => {}
+            }
+        }
+    }
+
+    async fn attempt(&self, cancel: &CancellationToken, backoff: &mut Backoff) -> Result<(), LinkError> {
+        let connecting = Connection::open(self);
+        let mut connection = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            connection = tokio::time::timeout(self.config.timeout, connecting) => {
+                connection.map_err(|_| LinkError::Timeout)??
+            }
+        };
+        backoff.reset();
+        self.set_status(true, None);
+        self.state.metrics.registrar_connected.set(1);
+        tracing::info!(peer = %self.config.registrar, "connected to the registrar");
+        self.state.events.open();
+        tokio::select! {
+            ended = connection.serve() => ended,
+            () = cancel.cancelled() => {
+                let goodbye = tokio::time::timeout(self.config.timeout, connection.goodbye());
+                if !matches!(goodbye.await, Ok(Ok(()))) {
+                    tracing::warn!("the registrar did not acknowledge that this gateway goes offline");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// A registrar that is away is news once; one that refuses is worth an error each time the reason changes.
+    fn failed(&self, error: &LinkError) {
+        let text = error.to_string();
+        let news = self.set_status(false, Some(text.clone()));
+        let peer = &self.config.registrar;
+        match error {
+            LinkError::Refused(_) if news => tracing::error!(%peer, error = text, "the registrar refuses this gateway"),
+            _ if news => tracing::warn!(%peer, error = text, "no connection to the registrar; devices are served, retrying"),
+            _ => tracing::debug!(%peer, error = text, "still no connection to the registrar"),
+        }
+    }
+
+    fn set_status(&self, connected: bool, error: Option<String>) -> bool {
+        let status = LinkStatus { connected, error };
+        let mut current = self.state.link.lock();
+        let news = *current != status;
+        *current = status;
+        news
+    }
+}

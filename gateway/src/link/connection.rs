@@ -1,0 +1,250 @@
+use std::collections::VecDeque;
+
+use protocol::{
+    CommandId, Topic,
+    message::{Commands, Event, GatewayState, MAX_GATEWAY_PAYLOAD, Message},
+};
+use rumqttc::v5::{
+    AsyncClient, ConnectionError, Event as ClientEvent, EventLoop, Incoming, MqttOptions,
+    mqttbytes::{QoS, v5::LastWill},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+use uuid::Uuid;
+
+use super::{Link, payloads};
+use crate::events::Outgoing;
+
+/// Messages on their way to the registrar at one time.
+const WINDOW: usize = 8;
+
+/// What the client library may hold for the network: the window, the subscription and the goodbye.
+const REQUESTS: usize = WINDOW + 4;
+
+/// Packets from the registrar that may wait to be handled.
+const INCOMING: usize = 16;
+
+/// A packet's header and topic beside its payload.
+const HEADER: usize = 1024;
+
+/// Why there is no connection to the registrar, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The registrar does not take this gateway.
+    #[error("refused with {0}: another process may run as this gateway, see the registrar's log")]
+    Refused(String),
+    /// The attempt took too long.
+    #[error("timed out")]
+    Timeout,
+    /// The network, or the protocol.
+    #[error("{0}")]
+    Connection(Box<ConnectionError>),
+    /// The client's own queue is full, which its window rules out, or gone.
+    #[error("the client ended")]
+    Ended,
+}
+
+impl From<ConnectionError> for LinkError {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::ConnectionRefused(code) => Self::Refused(format!("{code:?}")),
+            other => Self::Connection(Box::new(other)),
+        }
+    }
+}
+
+type Received = Result<ClientEvent, ConnectionError>;
+
+/// One connection, from CONNACK to its end. Dropping it closes it without a goodbye: the registrar publishes the will.
+pub(super) struct Connection<'a> {
+    link: &'a Link,
+    client: AsyncClient,
+    incoming: mpsc::Receiver<Received>,
+    pump: JoinHandle<()>,
+    /// Published, not yet acknowledged.
+    in_flight: usize,
+    /// What goes out next.
+    outbox: VecDeque<Packet>,
+}
+
+struct Packet {
+    topic: Topic,
+    retain: bool,
+    payload: Vec<u8>,
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        self.pump.abort();
+    }
+}
+
+impl<'a> Connection<'a> {
+    /// Connects and waits for CONNACK.
+    pub(super) async fn open(link: &'a Link) -> Result<Self, LinkError> {
+        let (client, event_loop) = AsyncClient::new(options(link), REQUESTS);
+        let (sender, incoming) = mpsc::channel(INCOMING);
+        let mut connection = Self {
+            link,
+            client,
+            incoming,
+            pump: tokio::spawn(pump(event_loop, sender)),
+            in_flight: 0,
+            outbox: VecDeque::new(),
+        };
+        loop {
+            if let ClientEvent::Incoming(Incoming::ConnAck(_)) = connection.receive().await? {
+                return Ok(connection);
+            }
+        }
+    }
+
+    /// Talks until the connection ends.
+    pub(super) async fn serve(&mut self) -> Result<(), LinkError> {
+        let topic = Topic::GatewayCommands(self.link.config.gateway.clone());
+        self.client
+            .try_subscribe(topic.to_string(), QoS::AtLeastOnce)
+            .map_err(|_| LinkError::Ended)?;
+        let mut interval = tokio::time::interval(self.link.config.status_interval);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.flush()?;
+            // Biased towards the status, so that it leads the snapshot; both wait for room in the outbox.
+            let room = self.outbox.is_empty();
+            tokio::select! {
+                biased;
+                event = self.incoming.recv() => self.handle(event.ok_or(LinkError::Ended)??)?,
+                _ = interval.tick(), if room => self.push_status(GatewayState::Online),
+                outgoing = self.link.state.events.next(), if room => self.push_outgoing(outgoing),
+            }
+        }
+    }
+
+    /// Says offline, waits until the registrar has it, and disconnects.
+    pub(super) async fn goodbye(&mut self) -> Result<(), LinkError> {
+        self.outbox.clear();
+        self.push_status(GatewayState::Offline);
+        while !self.outbox.is_empty() || self.in_flight > 0 {
+            self.flush()?;
+            let event = self.receive().await?;
+            self.acknowledge(&event);
+        }
+        self.client.try_disconnect().map_err(|_| LinkError::Ended)?;
+        // The library ends its loop once the goodbye is written.
+        while self.receive().await.is_ok() {}
+        Ok(())
+    }
+
+    async fn receive(&mut self) -> Result<ClientEvent, LinkError> {
+        Ok(self.incoming.recv().await.ok_or(LinkError::Ended)??)
+    }
+
+    fn handle(&mut self, event: ClientEvent) -> Result<(), LinkError> {
+        self.acknowledge(&event);
+        match event {
+            ClientEvent::Incoming(Incoming::Publish(publish)) => self.command(&publish.payload),
+            ClientEvent::Incoming(Incoming::Disconnect(_)) => return Err(LinkError::Ended),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, event: &ClientEvent) {
+        if let ClientEvent::Incoming(Incoming::PubAck(_)) = event {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+    }
+
+    fn command(&self, payload: &[u8]) {
+        let metrics = &self.link.state.metrics;
+        let commands = match Commands::from_payload(payload) {
+            Ok(message) => message.commands,
+            Err(error) => {
+                metrics.bad_commands.inc();
+                tracing::error!(%error, "the registrar sent commands that cannot be read; ignored");
+                return;
+            }
+        };
+        tracing::debug!(count = commands.len(), "commands received");
+        if let Err(error) = self.link.commands.try_send(commands) {
+            metrics.commands_dropped.inc_by(error.into_inner().len() as u64);
+            tracing::warn!("too many commands wait; a snapshot has the registrar ask for these again");
+            self.link.state.events.resync();
+        }
+    }
+
+    fn push_status(&mut self, state: GatewayState) {
+        let connected = self.link.broker.connected() as u64;
+        self.outbox.push_back(Packet {
+            topic: Topic::GatewayStatus(self.link.config.gateway.clone()),
+            retain: true,
+            payload: self.link.config.status(state, connected).to_payload(),
+        });
+    }
+
+    fn push_outgoing(&mut self, outgoing: Outgoing) {
+        let link = self.link;
+        let instance = &link.config.instance;
+        let payloads: Vec<_> = match outgoing {
+            Outgoing::Events(events) => {
+                link.state.metrics.events.inc_by(events.len() as u64);
+                payloads::events(instance, events)
+            }
+            Outgoing::Snapshot => {
+                link.state.metrics.snapshots.inc();
+                let (connected, held) = link.state.snapshot();
+                tracing::debug!(connected = connected.len(), held = held.len(), "sending a snapshot");
+                payloads::snapshot(CommandId::new(Uuid::now_v7()), connected, held)
+                    .into_iter()
+                    .flat_map(|part| payloads::events(instance, vec![Event::Snapshot(part)]))
+                    .collect()
+            }
+        };
+        let packets = payloads.into_iter().map(|payload| Packet {
+            topic: Topic::GatewayEvents(link.config.gateway.clone()),
+            retain: false,
+            payload,
+        });
+        self.outbox.extend(packets);
+    }
+
+    fn flush(&mut self) -> Result<(), LinkError> {
+        while self.in_flight < WINDOW {
+            let Some(packet) = self.outbox.pop_front() else { break };
+            self.client
+                .try_publish(packet.topic.to_string(), QoS::AtLeastOnce, packet.retain, packet.payload)
+                .map_err(|_| LinkError::Ended)?;
+            self.in_flight += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Polls the client in a task of its own: its future must not be dropped half-way.
+async fn pump(mut event_loop: EventLoop, sender: mpsc::Sender<Received>) {
+    loop {
+        let event = event_loop.poll().await;
+        let last = event.is_err();
+        if sender.send(event).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+fn options(link: &Link) -> MqttOptions {
+    let config = &link.config;
+    let host = config.registrar.host();
+    // The library joins host and port with a colon.
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let mut options = MqttOptions::new(format!("gateway/{}", config.gateway), host, config.registrar.port());
+    let will = config.status(GatewayState::Offline, 0);
+    let topic = Topic::GatewayStatus(config.gateway.clone()).to_string();
+    let packet_size = u32::try_from(MAX_GATEWAY_PAYLOAD + HEADER).unwrap_or(u32::MAX);
+    options
+        .set_keep_alive(config.keep_alive)
+        .set_connection_timeout(config.timeout.as_secs().max(1))
+        .set_clean_start(true)
+        .set_last_will(LastWill::new(topic, will.to_payload(), QoS::AtLeastOnce, true, None))
+        .set_max_packet_size(Some(packet_size))
+        .set_user_properties(vec![("instance".to_owned(), config.instance.clone())]);
+    options
+}

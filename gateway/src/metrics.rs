@@ -1,0 +1,118 @@
+//! The gateway's metrics; the broker registers its own beside them.
+
+use std::sync::Arc;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::DescriptorEncoder,
+    metrics::{MetricType, counter::Counter, gauge::Gauge, info::Info},
+    registry::Registry,
+};
+
+use crate::state::State;
+
+/// What is counted as it happens.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Connections refused because the device belongs elsewhere.
+    pub rejected: Counter,
+    /// Devices disconnected because their grace was over.
+    pub kicked: Counter,
+    /// Events told to the registrar.
+    pub events: Counter,
+    /// Times the event queue overflowed.
+    pub event_overflows: Counter,
+    /// Snapshots sent.
+    pub snapshots: Counter,
+    /// Commands carried out.
+    pub commands: Counter,
+    /// Commands dropped: too many waiting, or the store failed.
+    pub commands_dropped: Counter,
+    /// Payloads from the registrar that could not be read.
+    pub bad_commands: Counter,
+    /// Control-plane messages from clients that were refused.
+    pub refused: Counter,
+    /// Commands of a lower epoch than one acted on.
+    pub stale: Counter,
+    /// Notices refused because too many are published.
+    pub full: Counter,
+    /// Memories of devices given up, oldest first.
+    pub forgotten: Counter,
+    /// Writes that failed.
+    pub store_errors: Counter,
+    /// Attempts to connect to the registrar.
+    pub link_attempts: Counter,
+    /// Whether the registrar is connected.
+    pub registrar_connected: Gauge,
+}
+
+/// Registers everything the gateway itself measures.
+pub fn register(registry: &mut Registry, state: Arc<State>) {
+    let metrics = &state.metrics;
+    let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("gateway_build", "The running version", version);
+    let counters = [
+        ("rejected", "Connections refused because the device belongs elsewhere", &metrics.rejected),
+        ("kicked", "Devices disconnected because their grace was over", &metrics.kicked),
+        ("events", "Events told to the registrar", &metrics.events),
+        ("event_overflows", "Times the event queue overflowed and a snapshot was due", &metrics.event_overflows),
+        ("snapshots", "Snapshots sent to the registrar", &metrics.snapshots),
+        ("commands", "Commands carried out", &metrics.commands),
+        ("commands_dropped", "Commands dropped for lack of room or a failed store", &metrics.commands_dropped),
+        ("bad_commands", "Payloads from the registrar that could not be read", &metrics.bad_commands),
+        ("refused_publishes", "Control-plane messages of clients that were refused", &metrics.refused),
+        ("stale", "Commands of a lower epoch than one acted on", &metrics.stale),
+        ("notices_full", "Notices refused because too many are published", &metrics.full),
+        ("forgotten", "Memories of devices given up, oldest first", &metrics.forgotten),
+        ("store_errors", "Failed writes to the store", &metrics.store_errors),
+        ("link_attempts", "Attempts to connect to the registrar", &metrics.link_attempts),
+    ];
+    for (name, help, counter) in counters {
+        registry.register(format!("gateway_{name}"), help, counter.clone());
+    }
+    registry.register(
+        "gateway_registrar_connected",
+        "Whether the registrar is connected",
+        metrics.registrar_connected.clone(),
+    );
+    registry.register_collector(Box::new(Sizes(state)));
+}
+
+/// Sizes are read when asked for, so they are never out of step.
+#[derive(Debug)]
+struct Sizes(Arc<State>);
+
+impl Collector for Sizes {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counts = self.0.notices.read().counts();
+        let sizes = [
+            ("gateway_event_queue", "Events that wait for the registrar", self.0.events.len()),
+            (
+                "gateway_devices_connected",
+                "Connected clients whose id is a device id",
+                self.0.presence.lock().len(),
+            ),
+        ];
+        for (name, help, value) in sizes {
+            encoder
+                .encode_descriptor(name, help, None, MetricType::Gauge)?
+                .encode_gauge(&gauge(value))?;
+        }
+        let help = "Devices something is remembered of, by how they stand";
+        let mut family = encoder.encode_descriptor("gateway_notices", help, None, MetricType::Gauge)?;
+        for (state, value) in [
+            ("published", counts.published),
+            ("moved", counts.moved),
+            ("admitted", counts.admitted),
+        ] {
+            family
+                .encode_family(&[("state", state)])?
+                .encode_gauge(&gauge(value))?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,96 @@
+//! Who is connected: only clients whose id is a device id.
+
+use std::collections::BTreeMap;
+
+use protocol::{DeviceId, Epoch};
+
+/// The connected devices. Each connection has a serial, so the goodbye of one that was taken over does not erase its
+/// successor.
+#[derive(Debug, Default)]
+pub struct Presence {
+    devices: BTreeMap<DeviceId, u64>,
+}
+
+/// The CONNECT user property a device says its epoch with.
+pub const EPOCH_PROPERTY: &str = "epoch";
+
+impl Presence {
+    /// A device has connected.
+    pub fn join(&mut self, device: DeviceId, serial: u64) {
+        let newest = self.devices.entry(device).or_insert(serial);
+        *newest = serial.max(*newest);
+    }
+
+    /// A connection has ended. Returns whether the device is gone with it.
+    pub fn leave(&mut self, device: &DeviceId, serial: u64) -> bool {
+        let gone = self.devices.get(device) == Some(&serial);
+        if gone {
+            self.devices.remove(device);
+        }
+        gone
+    }
+
+    /// Whether a device is connected.
+    pub fn contains(&self, device: &DeviceId) -> bool {
+        self.devices.contains_key(device)
+    }
+
+    /// How many are connected.
+    pub fn len(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+
+    /// All connected devices, in order.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceId> {
+        self.devices.keys()
+    }
+}
+
+/// The epoch a device says it holds.
+pub fn epoch_of(user_properties: &[(String, String)]) -> Option<Epoch> {
+    user_properties
+        .iter()
+        .find(|(key, _)| key == EPOCH_PROPERTY)
+        .and_then(|(_, value)| value.parse().ok())
+        .map(Epoch::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_over_connection_does_not_erase_its_successor() {
+        let device: DeviceId = "dev-1".parse().unwrap();
+        let mut presence = Presence::default();
+        presence.join(device.clone(), 1);
+        presence.join(device.clone(), 2);
+        assert!(!presence.leave(&device, 1));
+        assert!(presence.contains(&device));
+        assert!(presence.leave(&device, 2));
+        assert!(presence.is_empty());
+    }
+
+    #[test]
+    fn hooks_may_run_out_of_order() {
+        let device: DeviceId = "dev-1".parse().unwrap();
+        let mut presence = Presence::default();
+        presence.join(device.clone(), 2);
+        presence.join(device.clone(), 1);
+        assert!(!presence.leave(&device, 1));
+        assert!(presence.leave(&device, 2));
+    }
+
+    #[test]
+    fn the_epoch_is_optional_and_never_trusted_to_parse() {
+        let property = |value: &str| vec![("x".to_owned(), "1".to_owned()), ("epoch".to_owned(), value.to_owned())];
+        assert_eq!(epoch_of(&property("7")), Some(Epoch::new(7)));
+        assert_eq!(epoch_of(&property("seven")), None);
+        assert_eq!(epoch_of(&[]), None);
+    }
+}

@@ -1,0 +1,216 @@
+//! One running gateway: binds, ties the parts together, and takes them down in order.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use broker::{BindError, Broker};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use protocol::{Endpoint, EndpointError};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    admission::Admission,
+    config::{CheckError, Config},
+    control::{self, Control},
+    http,
+    link::{self, Link},
+    metrics,
+    notices::Notices,
+    state::State,
+    store::{Store, StoreError},
+};
+
+/// Why a gateway does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The configuration is wrong.
+    #[error("configuration: {0}")]
+    Config(#[from] CheckError),
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The MQTT address cannot be listened on.
+    #[error("mqtt.listen: {0}")]
+    Mqtt(#[from] BindError),
+    /// The HTTP address cannot be listened on.
+    #[error("http.listen: cannot listen on {address}: {source}")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// Where it listens cannot be written as an endpoint.
+    #[error("advertise: {0}")]
+    Advertise(#[from] EndpointError),
+    /// A part that runs as long as the gateway ended by itself.
+    #[error("the gateway's {0} ended unexpectedly")]
+    Ended(String),
+}
+
+/// Where a gateway really listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Addresses {
+    /// MQTT.
+    pub mqtt: SocketAddr,
+    /// HTTP.
+    pub http: SocketAddr,
+}
+
+/// A gateway that listens already; [`Server::run`] lets it work.
+pub struct Server {
+    addresses: Addresses,
+    broker: Broker,
+    http: TcpListener,
+    state: Arc<State>,
+    store: Arc<Mutex<Store>>,
+    link: link::Config,
+    shutdown_timeout: Duration,
+}
+
+impl Server {
+    /// Opens the data folder and listens.
+    ///
+    /// # Errors
+    /// The configuration, the data folder or an address cannot be used.
+    pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        let id = config.check()?;
+        let opened = tokio::task::spawn_blocking({
+            let (folder, id) = (config.data_dir.clone(), id.clone());
+            move || {
+                let store = Store::open(&folder, &id)?;
+                let stored = store.load()?;
+                Ok::<_, StoreError>((store, stored))
+            }
+        });
+        let (store, stored) = opened.await.expect("opening the store does not panic and is not cancelled")?;
+        tracing::info!(gateway = %id, entries = stored.len(), data_dir = %config.data_dir.display(), "store opened");
+        let notices = Notices::new(config.notices(), stored);
+        let state = Arc::new(State::new(notices, config.events()));
+
+        let http = TcpListener::bind(config.http.listen)
+            .await
+            .and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (http_address, http) = http.map_err(|source| ServerError::Http {
+            address: config.http.listen,
+            source,
+        })?;
+        let broker = Broker::bind(config.broker(), Arc::new(Admission::new(state.clone()))).await?;
+        let mqtt = *broker.addresses().first().ok_or(BindError::NoAddress)?;
+
+        let endpoints = match config.advertise {
+            Some(endpoints) => endpoints,
+            None => vec![format!("mqtt://{mqtt}").parse::<Endpoint>()?],
+        };
+        let link = link::Config {
+            gateway: id,
+            instance: Uuid::now_v7().to_string(),
+            registrar: config.registrar.url,
+            endpoints,
+            capacity: config.mqtt.max_connections as u64,
+            status_interval: config.registrar.status_interval,
+            keep_alive: config.registrar.keep_alive,
+            timeout: config.registrar.timeout,
+            backoff: (config.registrar.retry_min, config.registrar.retry_max),
+        };
+        Ok(Self {
+            addresses: Addresses {
+                mqtt,
+                http: http_address,
+            },
+            broker,
+            http,
+            state,
+            store: Arc::new(Mutex::new(store)),
+            link,
+            shutdown_timeout: config.shutdown_timeout,
+        })
+    }
+
+    /// Where it really listens: port 0 is resolved.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Works until `stop` is cancelled, then shuts down: the registrar is told first, devices next.
+    ///
+    /// # Errors
+    /// A part of it ended by itself; the rest is shut down.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ServerError> {
+        let broker = self.broker.handle();
+        let mut registry = Registry::default();
+        metrics::register(&mut registry, self.state.clone());
+        self.broker.register_metrics(&mut registry);
+        let (sender, commands) = mpsc::channel(control::QUEUE);
+        let control = Control {
+            state: self.state.clone(),
+            store: self.store,
+            broker: broker.clone(),
+            commands,
+        };
+        tracing::info!(gateway = %self.link.gateway, instance = self.link.instance, mqtt = %self.addresses.mqtt,
+            http = %self.addresses.http, registrar = %self.link.registrar, "serving");
+        let link = Link {
+            config: self.link,
+            state: self.state.clone(),
+            broker,
+            commands: sender,
+        };
+        let pages = http::Pages {
+            state: self.state,
+            registry: Arc::new(registry),
+            stopping: stop.clone(),
+        };
+
+        // The link stops with `stop`; control and HTTP go on until the devices are gone.
+        let last = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let (link_stop, control_stop, http_stop) = (stop.child_token(), last.clone(), last.clone());
+        let mut linked = JoinSet::new();
+        linked.spawn(async move { link.run(link_stop).await });
+        tasks.spawn(async move {
+            control.run(control_stop).await;
+            "control loop"
+        });
+        tasks.spawn(async move {
+            if let Err(error) = http::serve(self.http, pages, http_stop.cancelled_owned()).await {
+                tracing::error!(%error, "HTTP failed");
+            }
+            "HTTP listener"
+        });
+
+        let ended = tokio::select! {
+            () = stop.cancelled() => None,
+            part = tasks.join_next() => Some(part_name(part)),
+            _ = linked.join_next() => Some("link to the registrar".to_owned()),
+        };
+        tracing::info!("shutting down");
+        stop.cancel();
+        let deadline = tokio::time::Instant::now() + self.shutdown_timeout;
+        if tokio::time::timeout_at(deadline, async { while linked.join_next().await.is_some() {} })
+            .await
+            .is_err()
+        {
+            tracing::warn!("the link to the registrar did not end in time");
+        }
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let shutdown = self.broker.shutdown(left).await;
+        tracing::info!(drained = shutdown.drained, cut = shutdown.cut, "devices disconnected");
+        last.cancel();
+        let rest = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout_at(deadline, rest).await.is_err() {
+            tracing::warn!("not every part ended in time");
+        }
+        ended.map_or(Ok(()), |part| Err(ServerError::Ended(part)))
+    }
+}
+
+fn part_name(part: Option<Result<&'static str, tokio::task::JoinError>>) -> String {
+    match part {
+        Some(Ok(name)) => name.to_owned(),
+        Some(Err(error)) => format!("task ({error})"),
+        None => "tasks".to_owned(),
+    }
+}

@@ -1,0 +1,120 @@
+//! What the gateway's tasks share.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use protocol::{
+    DeviceId, Epoch,
+    message::{Event, HeldNotice},
+};
+use tokio::sync::Notify;
+
+use crate::{events, metrics::Metrics, notices::Notices, presence::Presence};
+
+/// The shared state of one gateway. Where two locks are held, `notices` is taken before `presence`, and `presence`
+/// before the event queue's.
+#[derive(Debug)]
+pub struct State {
+    /// What is held against whom.
+    pub notices: RwLock<Notices>,
+    /// Who is connected.
+    pub presence: Mutex<Presence>,
+    /// What the registrar is to be told.
+    pub events: events::Queue,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How the connection to the registrar is.
+    pub link: Mutex<LinkStatus>,
+    /// Wakes `control`: devices came or left that something is held against.
+    pub touched: Notify,
+    store_failed: AtomicBool,
+}
+
+/// How the connection to the registrar is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// Whether it is up.
+    pub connected: bool,
+    /// Why not, as last seen.
+    pub error: Option<String>,
+}
+
+impl State {
+    /// The state at start: nobody connected, no registrar.
+    pub fn new(notices: Notices, limits: events::Limits) -> Self {
+        Self {
+            notices: RwLock::new(notices),
+            presence: Mutex::default(),
+            events: events::Queue::new(limits),
+            metrics: Metrics::default(),
+            link: Mutex::default(),
+            touched: Notify::new(),
+            store_failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Queues an event for the registrar.
+    pub fn emit(&self, event: Event) {
+        if !self.events.push(event) {
+            self.metrics.event_overflows.inc();
+            tracing::warn!("too many events wait for the registrar; it is sent a snapshot instead");
+        }
+    }
+
+    /// A device has connected.
+    pub fn joined(&self, device: DeviceId, serial: u64, epoch: Option<Epoch>) {
+        {
+            // Under one lock, so that events are queued in the order presence changed.
+            let mut presence = self.presence.lock();
+            presence.join(device.clone(), serial);
+            self.emit(Event::Connected {
+                device: device.clone(),
+                epoch,
+            });
+        }
+        self.touch(&device);
+    }
+
+    /// A connection of a device has ended.
+    pub fn left(&self, device: DeviceId, serial: u64) {
+        {
+            let mut presence = self.presence.lock();
+            if !presence.leave(&device, serial) {
+                return;
+            }
+            self.emit(Event::Disconnected {
+                device: device.clone(),
+            });
+        }
+        self.touch(&device);
+    }
+
+    fn touch(&self, device: &DeviceId) {
+        // Most devices have nothing held against them; they need no write lock.
+        if self.notices.read().concerned(device) && self.notices.write().touch(device) {
+            self.touched.notify_one();
+        }
+    }
+
+    /// Whether a device is connected.
+    pub fn is_connected(&self, device: &DeviceId) -> bool {
+        self.presence.lock().contains(device)
+    }
+
+    /// Everything a snapshot says: who is connected, and what is held.
+    pub fn snapshot(&self) -> (Vec<DeviceId>, Vec<HeldNotice>) {
+        let connected = self.presence.lock().devices().cloned().collect();
+        let held = self.notices.read().held().collect();
+        (connected, held)
+    }
+
+    /// Whether the last write to the store succeeded.
+    pub fn store_healthy(&self) -> bool {
+        !self.store_failed.load(Ordering::Relaxed)
+    }
+
+    /// Notes how the last write went. Returns whether that is a change.
+    pub fn set_store_healthy(&self, healthy: bool) -> bool {
+        self.store_failed.swap(!healthy, Ordering::Relaxed) == healthy
+    }
+}

@@ -1,0 +1,274 @@
+//! What survives a restart: one redb file, one transaction for each plan.
+//!
+//! Every call blocks on the disk; none is made on an async worker.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use protocol::{DeviceId, GatewayId};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction};
+
+use crate::notices::Entry;
+
+/// The file inside the data folder.
+pub const FILE: &str = "gateway.redb";
+
+/// The format this build reads and writes.
+pub const FORMAT: u32 = 1;
+
+const META: TableDefinition<&str, &str> = TableDefinition::new("meta");
+const ENTRIES: TableDefinition<&str, &[u8]> = TableDefinition::new("entries");
+
+/// Why the data folder cannot be opened, or was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder or the file cannot be made or read.
+    #[error("data folder {path}: {source}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("{0} is in use by another process; give each gateway its own data folder")]
+    Locked(PathBuf),
+    /// Not a store of ours, or a damaged one.
+    #[error("{path} is damaged or no gateway's store ({detail}); restore it from a backup, or move it away to start empty")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Written by a newer build.
+    #[error("{path} has format {found}, this build reads up to {FORMAT}; start a newer gateway")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: String,
+    },
+    /// The data of another gateway.
+    #[error("{path} belongs to gateway {found}, this is {expected}; give each gateway its own data folder")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who asks.
+        expected: GatewayId,
+    },
+    /// The disk is full or broken; nothing of the transaction is kept.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: Box<redb::Error>,
+    },
+}
+
+/// The open store of one gateway.
+pub struct Store {
+    path: PathBuf,
+    gateway: GatewayId,
+    /// Absent after a failed write: redb refuses to go on with a file it could not write, so it is opened again.
+    database: Option<Database>,
+}
+
+impl Store {
+    /// Opens or creates the store in a folder, which is created too.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn open(folder: &Path, gateway: &GatewayId) -> Result<Self, StoreError> {
+        let at = |source| StoreError::Folder {
+            path: folder.into(),
+            source,
+        };
+        fs::create_dir_all(folder).map_err(at)?;
+        let mut store = Self {
+            path: folder.join(FILE),
+            gateway: gateway.clone(),
+            database: None,
+        };
+        store.database = Some(store.connect()?);
+        // The file's own name has to survive a power cut as well.
+        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(at)?;
+        Ok(store)
+    }
+
+    /// Everything stored.
+    ///
+    /// # Errors
+    /// The file is damaged, or cannot be read.
+    pub fn load(&self) -> Result<Vec<(DeviceId, Entry)>, StoreError> {
+        let database = self.database.as_ref().expect("a store is loaded before it is written");
+        let read = || -> Result<Vec<(DeviceId, Entry)>, String> {
+            let transaction = database.begin_read().map_err(text)?;
+            let table = transaction.open_table(ENTRIES).map_err(text)?;
+            table
+                .iter()
+                .map_err(text)?
+                .map(|row| {
+                    let (device, entry) = row.map_err(text)?;
+                    let device = device.value();
+                    let entry = serde_json::from_slice(entry.value()).map_err(|e| format!("entry {device:?}: {e}"))?;
+                    Ok((device.parse().map_err(text)?, entry))
+                })
+                .collect()
+        };
+        read().map_err(|detail| self.corrupt(detail))
+    }
+
+    /// Writes and deletes entries: all of them, durably, or none.
+    ///
+    /// # Errors
+    /// The disk is full or broken. The next call tries again with a freshly opened file.
+    pub fn write(&mut self, changes: &BTreeMap<DeviceId, Option<Entry>>) -> Result<(), StoreError> {
+        self.transact(|transaction| put(transaction, changes))
+    }
+
+    /// Whether the store can be written, found out by writing.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn probe(&mut self) -> Result<(), StoreError> {
+        self.transact(|transaction| {
+            transaction.open_table(META)?.insert("probe", "")?;
+            Ok(())
+        })
+    }
+
+    fn transact(
+        &mut self,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => self.connect()?,
+        };
+        let run = || {
+            let transaction = database.begin_write()?;
+            work(&transaction)?;
+            Ok(transaction.commit()?)
+        };
+        run().map_err(|source: redb::Error| StoreError::Write {
+            path: self.path.clone(),
+            source: Box::new(source),
+        })?;
+        self.database = Some(database);
+        Ok(())
+    }
+
+    fn connect(&self) -> Result<Database, StoreError> {
+        let database = Database::create(&self.path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+                StoreError::Locked(self.path.clone())
+            }
+            DatabaseError::Storage(StorageError::Io(source)) if source.kind() != io::ErrorKind::InvalidData => {
+                StoreError::Folder {
+                    path: self.path.clone(),
+                    source,
+                }
+            }
+            DatabaseError::UpgradeRequired(format) => StoreError::Newer {
+                path: self.path.clone(),
+                found: format!("redb {format}"),
+            },
+            other => self.corrupt(other.to_string()),
+        })?;
+        self.check(&database)?;
+        Ok(database)
+    }
+
+    fn check(&self, database: &Database) -> Result<(), StoreError> {
+        let failed = |source: redb::Error| match source {
+            redb::Error::Io(_) | redb::Error::PreviousIo => StoreError::Write {
+                path: self.path.clone(),
+                source: Box::new(source),
+            },
+            other => self.corrupt(other.to_string()),
+        };
+        let found = marker(database, &self.gateway).map_err(failed)?;
+        match found.format.parse::<u32>() {
+            Ok(FORMAT) => {}
+            Ok(_) => {
+                return Err(StoreError::Newer {
+                    path: self.path.clone(),
+                    found: found.format,
+                });
+            }
+            Err(_) => return Err(self.corrupt(format!("format {:?}", found.format))),
+        }
+        if found.gateway != self.gateway.as_str() {
+            return Err(StoreError::Foreign {
+                path: self.path.clone(),
+                found: found.gateway,
+                expected: self.gateway.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, detail: String) -> StoreError {
+        StoreError::Corrupt {
+            path: self.path.clone(),
+            detail,
+        }
+    }
+}
+
+struct Marker {
+    format: String,
+    gateway: String,
+}
+
+/// Reads whose store this is and in which format; marks a new one.
+fn marker(database: &Database, gateway: &GatewayId) -> Result<Marker, redb::Error> {
+    let transaction = database.begin_write()?;
+    let marker = {
+        let mut meta = transaction.open_table(META)?;
+        if meta.get("format")?.is_none() {
+            meta.insert("format", FORMAT.to_string().as_str())?;
+            meta.insert("gateway", gateway.as_str())?;
+        }
+        let read = |key| -> Result<String, redb::Error> {
+            Ok(meta.get(key)?.map(|value| value.value().to_owned()).unwrap_or_default())
+        };
+        Marker {
+            format: read("format")?,
+            gateway: read("gateway")?,
+        }
+    };
+    transaction.open_table(ENTRIES)?;
+    transaction.commit()?;
+    Ok(marker)
+}
+
+fn put(transaction: &WriteTransaction, changes: &BTreeMap<DeviceId, Option<Entry>>) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(ENTRIES)?;
+    for (device, entry) in changes {
+        match entry {
+            Some(entry) => {
+                let value = serde_json::to_vec(entry).expect("an entry has string keys only");
+                table.insert(device.as_str(), value.as_slice())?;
+            }
+            None => {
+                table.remove(device.as_str())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+use jiff::Timestamp;
+use protocol::{CommandId, Epoch, message::MoveReason};
+use uuid::Uuid;
+
+use super::*;
+use crate::notices::{Clear, Notice, Standing};
+
+fn gateway() -> GatewayId {
+    "gw-a".parse().unwrap()
+}
+
+fn device(n: u32) -> DeviceId {
+    format!("d{n}").parse().unwrap()
+}
+
+fn entry(standing: Standing) -> Entry {
+    Entry {
+        epoch: Epoch::new(7),
+        command: CommandId::new(Uuid::now_v7()),
+        at: Timestamp::now(),
+        standing,
+    }
+}
+
+fn standings() -> Vec<Standing> {
+    let notice = Notice {
+        reason: MoveReason::Drain,
+        spread_ms: 5,
+        deadline: Timestamp::now(),
+        server: Some("mqtt://[::1]:1".parse().unwrap()),
+        clear: None,
+    };
+    let clear = Clear {
+        command: CommandId::new(Uuid::now_v7()),
+        epoch: Epoch::new(8),
+    };
+    vec![
+        Standing::Published(notice.clone()),
+        Standing::Published(Notice {
+            server: None,
+            clear: Some(clear),
+            ..notice
+        }),
+        Standing::Moved {
+            server: Some("mqtt://b:1".parse().unwrap()),
+        },
+        Standing::Moved { server: None },
+        Standing::Admitted,
+    ]
+}
+
+fn open(folder: &Path) -> Result<Store, StoreError> {
+    Store::open(folder, &gateway())
+}
+
+#[test]
+fn what_is_written_is_there_after_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let entries: BTreeMap<_, _> = (0..)
+        .map(device)
+        .zip(standings().into_iter().map(|standing| Some(entry(standing))))
+        .collect();
+    let mut store = open(folder.path()).unwrap();
+    assert_eq!(store.load().unwrap(), []);
+    store.write(&entries).unwrap();
+    drop(store);
+
+    let mut store = open(folder.path()).unwrap();
+    let expected: Vec<_> = entries
+        .iter()
+        .map(|(device, entry)| (device.clone(), entry.clone().unwrap()))
+        .collect();
+    assert_eq!(store.load().unwrap(), expected);
+    let replaced = entry(Standing::Admitted);
+    let changes = [(device(0), None), (device(1), Some(replaced.clone())), (device(99), None)].into();
+    store.write(&changes).unwrap();
+    store.probe().unwrap();
+    drop(store);
+
+    let stored = open(folder.path()).unwrap().load().unwrap();
+    assert_eq!(stored.len(), expected.len() - 1);
+    assert_eq!(stored[0], (device(1), replaced));
+}
+
+#[test]
+fn a_second_opener_is_told_who_is_in_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let _store = open(folder.path()).unwrap();
+    let error = open(folder.path()).err().unwrap();
+    assert!(matches!(error, StoreError::Locked(_)), "{error}");
+}
+
+#[test]
+fn another_gateways_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let error = Store::open(folder.path(), &"gw-b".parse().unwrap()).err().unwrap();
+    assert!(error.to_string().contains("belongs to gateway gw-a, this is gw-b"), "{error}");
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    let newer = (FORMAT + 1).to_string();
+    store
+        .transact(|transaction| {
+            transaction.open_table(META)?.insert("format", newer.as_str())?;
+            Ok(())
+        })
+        .unwrap();
+    drop(store);
+    let error = open(folder.path()).err().unwrap();
+    assert!(matches!(&error, StoreError::Newer { found, .. } if *found == newer), "{error}");
+}
+
+#[test]
+fn a_damaged_file_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(FILE);
+    let garbage = b"not a database ".repeat(1000);
+    fs::write(&path, &garbage).unwrap();
+    let error = open(folder.path()).err().unwrap();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), garbage);
+}
+
+#[test]
+fn a_damaged_entry_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    store
+        .transact(|transaction| {
+            transaction.open_table(ENTRIES)?.insert("d1", &b"{}"[..])?;
+            Ok(())
+        })
+        .unwrap();
+    let error = store.load().err().unwrap();
+    assert!(error.to_string().contains("entry \"d1\""), "{error}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = open(&file.join("data")).err().unwrap();
+    assert!(matches!(error, StoreError::Folder { .. }), "{error}");
+}
