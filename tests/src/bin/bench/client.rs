@@ -196,7 +196,7 @@ impl Askers {
     pub async fn open(server: SocketAddr, known: u64) -> Result<Self> {
         let mut askers = Vec::new();
         for n in 0..ASKING {
-            let device = ids::device(n * known.div_ceil(ASKING) % known);
+            let device = ids::device(n * (known / ASKING));
             let mut client = Client::connect(server, &device).await?;
             client.subscribe(&format!("reg/resp/{device}")).await?;
             askers.push((client, format!("reg/query/{device}")));
