@@ -1,1 +1,3 @@
-//! doc
+//! End-to-end tests with real processes and real clients.
+
+pub mod kit;

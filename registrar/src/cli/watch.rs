@@ -251,3 +251,55 @@ fn describe(migration: &Migration, step: &Step) -> String {
         name(step.state)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn migration() -> Migration {
+        let step = |state, at: &str| Step {
+            state,
+            at: at.parse().unwrap(),
+        };
+        Migration {
+            migration: "01936d3c-5f2e-7c4a-9d1b-0a1b2c3d4e5f".parse().unwrap(),
+            device: "dev-1".parse().unwrap(),
+            from: vec!["gw-a".parse().unwrap()],
+            to: "gw-b".parse().unwrap(),
+            epoch: protocol::Epoch::new(2),
+            reason: protocol::message::MoveReason::Operator,
+            state: MigrationState::Notified,
+            steps: vec![
+                step(MigrationState::Planned, "2026-11-22T12:00:00Z"),
+                step(MigrationState::Notified, "2026-11-22T12:00:01.25Z"),
+            ],
+            stuck: false,
+            detail: None,
+            revision: 2,
+        }
+    }
+
+    #[test]
+    fn a_step_is_told_with_its_time() {
+        let migration = migration();
+        assert_eq!(
+            describe(&migration, &migration.steps[1]),
+            "2026-11-22T12:00:01.250Z     +1.250 s  notified    notice published on gw-a"
+        );
+    }
+
+    #[test]
+    fn a_timeout_says_how_to_go_on() {
+        let client = Client::new("http://127.0.0.1:9");
+        let until = Until {
+            timeout: Some(Duration::from_secs(60)),
+            until: Goal::Seen,
+        };
+        let error = Watch::new(&client, Format::Table, &until).timed_out(&migration());
+        assert_eq!(
+            error.to_string(),
+            "dev-1 was not seen on gw-b within 1m: the move is notified and stays pending; \
+             follow it with: registrar migration watch 01936d3c-5f2e-7c4a-9d1b-0a1b2c3d4e5f"
+        );
+    }
+}

@@ -1,0 +1,19 @@
+# Sourced by the other scripts.
+
+# need COMMAND:PACKAGE... installs the Debian packages of missing commands when root, or says what to install.
+need() {
+  missing=
+  for pair in "$@"; do
+    command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+  done
+  [ -z "$missing" ] && return 0
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "installing:$missing" >&2
+    apt-get update -qq >&2
+    # shellcheck disable=SC2086 # one word a package
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
+  else
+    echo "install first: apt-get install$missing" >&2
+    return 1
+  fi
+}

@@ -1,0 +1,16 @@
+//! Real processes and real clients for end-to-end tests.
+//!
+//! Everything listens on port 0, lives in a temporary folder and is killed when it goes out of scope. A test waits with
+//! [`eventually`], the only place that sleeps. When a test fails, the logs of its processes are printed.
+
+mod binaries;
+mod clients;
+mod process;
+mod servers;
+mod wait;
+
+pub use binaries::{binary, root};
+pub use clients::{Line, Message, Paho, Subscriber, mosquitto, publish, retained};
+pub use process::{Finished, Process, finish};
+pub use servers::{Addresses, Agent, Gateway, Registrar, Server};
+pub use wait::{DEADLINE, eventually, until};

@@ -1,0 +1,199 @@
+use std::{
+    net::SocketAddr,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Finished, Process, eventually, finish, root, until};
+
+/// A message, as a subscriber prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Whether it came with the retain flag.
+    pub retained: bool,
+    /// Its topic.
+    pub topic: String,
+    /// Its payload.
+    pub payload: String,
+}
+
+impl Message {
+    /// The payload as JSON.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.payload).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// `mosquitto_pub`, `mosquitto_sub` or `mosquitto_rr`, aimed at a broker.
+pub fn mosquitto(program: &str, broker: SocketAddr, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(["-h", &broker.ip().to_string(), "-p", &broker.port().to_string()])
+        .args(args);
+    command
+}
+
+/// Publishes one message with `mosquitto_pub`, QoS 1.
+///
+/// # Panics
+/// When it is not acknowledged.
+#[track_caller]
+pub fn publish(broker: SocketAddr, topic: &str, payload: &str) -> Finished {
+    finish(&mut mosquitto(
+        "mosquitto_pub",
+        broker,
+        &["-q", "1", "-t", topic, "-m", payload],
+    ))
+}
+
+/// The retained message of a topic: what a subscriber who comes later is given at once.
+#[track_caller]
+pub fn retained(broker: SocketAddr, topic: &str) -> Option<String> {
+    let heard = finish(&mut mosquitto(
+        "mosquitto_sub",
+        broker,
+        &["-t", topic, "--retained-only", "-C", "1", "-W", "2"],
+    ));
+    assert!([0, TIMED_OUT].contains(&heard.code), "{heard}");
+    (heard.code == 0).then_some(heard.stdout)
+}
+
+/// What `mosquitto_sub -W` exits with when nothing came.
+const TIMED_OUT: i32 = 27;
+
+/// A running `mosquitto_sub`.
+pub struct Subscriber {
+    process: Process,
+    _folder: TempDir,
+}
+
+impl Subscriber {
+    /// Starts one with an id of its own, and waits until it is subscribed.
+    #[track_caller]
+    pub fn start(broker: SocketAddr, filter: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let id = format!(
+            "watcher-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        Self::start_as(broker, &id, filter, &[])
+    }
+
+    /// Starts one as a device, with more arguments, and waits until it is subscribed.
+    #[track_caller]
+    pub fn start_as(broker: SocketAddr, id: &str, filter: &str, args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = mosquitto(
+            "mosquitto_sub",
+            broker,
+            &["-d", "-i", id, "-q", "1", "-t", filter, "-F", "MSG %r %t %p"],
+        );
+        let process = Process::spawn(
+            &format!("mosquitto_sub {id}"),
+            command.args(args),
+            folder.path().join("log"),
+        );
+        let subscriber = Self {
+            process,
+            _folder: folder,
+        };
+        until(&format!("{id} is subscribed to {filter}"), || {
+            subscriber.process.stdout().contains("received SUBACK")
+        });
+        subscriber
+    }
+
+    /// What it has received so far.
+    pub fn messages(&self) -> Vec<Message> {
+        let parse = |line: &str| {
+            let mut parts = line.strip_prefix("MSG ")?.splitn(3, ' ');
+            Some(Message {
+                retained: parts.next()? == "1",
+                topic: parts.next()?.into(),
+                payload: parts.next()?.into(),
+            })
+        };
+        self.process.stdout().lines().filter_map(parse).collect()
+    }
+
+    /// Waits for a message for which `wanted` is true.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&Message) -> bool) -> Message {
+        eventually(what, || self.messages().into_iter().find(&wanted))
+    }
+
+    /// How often it was connected.
+    pub fn connections(&self) -> usize {
+        self.process.stdout().matches("received CONNACK (0)").count()
+    }
+
+    /// The process itself.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// A device on Eclipse Paho, in Python: `tests/devices/*.py`. It prints what happens to it, one JSON object a line.
+pub struct Paho {
+    process: Process,
+    _folder: TempDir,
+}
+
+/// One line a Paho device prints.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Line {
+    /// What happened.
+    pub event: String,
+    /// The rest.
+    #[serde(flatten)]
+    pub fields: serde_json::Map<String, Value>,
+}
+
+impl Paho {
+    /// Starts a script with these arguments.
+    ///
+    /// # Panics
+    /// When Paho is not installed.
+    pub fn start(script: &str, args: &[&str]) -> Self {
+        let python = root().join(".venv/bin/python");
+        assert!(
+            python.is_file(),
+            "run scripts/test once: it installs Eclipse Paho under .venv"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(python);
+        command.arg(root().join("tests/devices").join(script)).args(args);
+        let process = Process::spawn(script, &mut command, folder.path().join("log"));
+        Self {
+            process,
+            _folder: folder,
+        }
+    }
+
+    /// Waits for a line for which `wanted` is true.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&Line) -> bool) -> Line {
+        eventually(what, || {
+            let text = self.process.stdout();
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            whole
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .find(&wanted)
+        })
+    }
+
+    /// Waits for an event by its name.
+    #[track_caller]
+    pub fn wait_event(&self, event: &str) -> Line {
+        self.wait_for(&format!("the device says {event}"), |line| line.event == event)
+    }
+}

@@ -1,0 +1,205 @@
+use std::{
+    fmt, fs,
+    io::Write,
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
+};
+
+use super::eventually;
+
+/// How much of a log is shown when a test fails, in bytes.
+const SHOWN: usize = 16 * 1024;
+
+/// A running program. Its stdout and stderr go to files; it is killed on drop.
+pub struct Process {
+    name: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    out: PathBuf,
+    err: PathBuf,
+}
+
+impl Process {
+    /// Starts a program that writes to `OUT` and `ERR`, `log` with the extensions `out` and `err`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn(name: &str, command: &mut Command, log: PathBuf) -> Self {
+        let (out, err) = (log.with_extension("out"), log.with_extension("err"));
+        let append = |path: &PathBuf| fs::File::options().create(true).append(true).open(path).unwrap();
+        clean(command)
+            .stdin(Stdio::piped())
+            .stdout(append(&out))
+            .stderr(append(&err));
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!(
+                "cannot start {:?}: {error}; scripts/test installs what the tests need",
+                command.get_program()
+            )
+        });
+        let stdin = child.stdin.take();
+        Self {
+            name: name.into(),
+            child,
+            stdin,
+            out,
+            err,
+        }
+    }
+
+    /// What it wrote to stdout so far.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.out).unwrap()).into_owned()
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.err).unwrap()).into_owned()
+    }
+
+    /// Writes a line to its stdin.
+    pub fn say(&mut self, line: &str) {
+        writeln!(self.stdin.as_mut().expect("stdin is piped"), "{line}").unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits until it ends by itself.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let what = format!("{} ends", self.name);
+        eventually(&what, || self.ended())
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(sent.success(), "kill -s {name} {pid}");
+    }
+
+    /// Kills it as `kill -9` does, and waits until it is gone.
+    pub fn kill9(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let end = match self.ended() {
+            Some(status) => status.to_string(),
+            None => {
+                self.kill9();
+                "running when the test ended".into()
+            }
+        };
+        if std::thread::panicking() {
+            eprintln!(
+                "---- {} ({end})\n{}{}",
+                self.name,
+                tail(&self.stdout()),
+                tail(&self.stderr())
+            );
+        }
+    }
+}
+
+/// What a program that ran to its end came to.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code; -1 when a signal ended it.
+    pub code: i32,
+    /// What it wrote to stdout.
+    pub stdout: String,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Insists on exit code 0, and returns stdout.
+    ///
+    /// # Panics
+    /// When it is another.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{self}");
+        self.stdout
+    }
+
+    /// Insists on an exit code other than 0 and on `part` in stderr.
+    ///
+    /// # Panics
+    /// When it is another.
+    #[track_caller]
+    pub fn fails(&self, code: i32, part: &str) {
+        assert_eq!(self.code, code, "{self}");
+        assert!(self.stderr.contains(part), "{part:?} is missing: {self}");
+        assert!(!self.stderr.contains("panicked"), "{self}");
+    }
+}
+
+impl fmt::Display for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "exit code {}\n{}{}",
+            self.code,
+            tail(&self.stdout),
+            tail(&self.stderr)
+        )
+    }
+}
+
+impl From<Output> for Finished {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Runs a program to its end, within the deadline.
+///
+/// # Panics
+/// When it cannot be started or does not end.
+#[track_caller]
+pub fn finish(command: &mut Command) -> Finished {
+    let folder = tempfile::tempdir().unwrap();
+    let name = format!("{command:?}");
+    let mut process = Process::spawn(&name, command, folder.path().join("finish"));
+    process.stdin = None;
+    let code = process.wait().code().unwrap_or(-1);
+    Finished {
+        code,
+        stdout: process.stdout(),
+        stderr: process.stderr(),
+    }
+}
+
+/// Nothing of the caller's environment configures what a test starts.
+fn clean(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if ["REGISTRAR_", "GATEWAY_", "DEVICE_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
+            command.env_remove(&*name);
+        }
+    }
+    command.env("NO_COLOR", "1")
+}
+
+fn tail(text: &str) -> &str {
+    let from = text.len().saturating_sub(SHOWN);
+    let from = (from..=text.len())
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
+    &text[from..]
+}

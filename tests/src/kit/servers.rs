@@ -1,0 +1,374 @@
+use std::{ffi::OsString, fs, net::SocketAddr, path::{Path, PathBuf}, process::Command};
+
+use registrar::api;
+use serde::{Deserialize, de::DeserializeOwned};
+use tempfile::TempDir;
+
+use super::{Finished, Process, binary, eventually, finish, until};
+
+/// Where a server really listens, as it writes it to `--addr-file`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Addresses {
+    /// Its MQTT port.
+    pub mqtt: SocketAddr,
+    /// Its HTTP port.
+    pub http: SocketAddr,
+}
+
+/// One server process and its folder, which outlives it.
+pub struct Server {
+    program: &'static str,
+    name: String,
+    args: Vec<OsString>,
+    data: PathBuf,
+    folder: TempDir,
+    addresses: Option<Addresses>,
+    process: Option<Process>,
+}
+
+impl Server {
+    fn new(program: &'static str, name: &str, args: &[&str], data: Option<&Path>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self {
+            program,
+            name: name.into(),
+            args: args.iter().map(Into::into).collect(),
+            data: data.map_or_else(|| folder.path().join("data"), Path::to_path_buf),
+            folder,
+            addresses: None,
+            process: None,
+        }
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.expect("the server was started")
+    }
+
+    /// The running process.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the server is running")
+    }
+
+    /// Whether `GET path` on its HTTP port is answered with 200.
+    pub fn is_ok(&self, path: &str) -> bool {
+        ureq::get(format!("http://{}{path}", self.addresses().http))
+            .call()
+            .is_ok()
+    }
+
+    /// Its metrics, as text.
+    pub fn metrics(&self) -> String {
+        let response = ureq::get(format!("http://{}/metrics", self.addresses().http)).call();
+        response.unwrap().body_mut().read_to_string().unwrap()
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill9(&mut self) {
+        self.process().kill9();
+        self.process = None;
+    }
+
+    /// Asks it to stop, and waits until it has, with exit code 0.
+    pub fn stop(&mut self) {
+        self.process().signal("TERM");
+        let status = self.process().wait();
+        assert!(status.success(), "{} ends with {status} on SIGTERM", self.name);
+        self.process = None;
+    }
+
+    /// Starts it again on the same folder and ports, after it was stopped or killed.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        let what = format!("{} is ready again", self.name);
+        eventually(&what, || self.launch().ok());
+    }
+
+    /// Starts it, and waits until it is ready; fails when it ends instead.
+    #[track_caller]
+    fn launch(&mut self) -> Result<(), Finished> {
+        let ready = self.folder.path().join("addresses.json");
+        match fs::remove_file(&ready) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
+        let mut command = self.command();
+        command.arg("--addr-file").arg(&ready);
+        let mut process = Process::spawn(&self.name, &mut command, self.folder.path().join("log"));
+        let what = format!("{} is ready", self.name);
+        let addresses = eventually(&what, || {
+            if let Some(status) = process.ended() {
+                let code = status.code().unwrap_or(-1);
+                return Some(Err(Finished {
+                    code,
+                    stdout: process.stdout(),
+                    stderr: process.stderr(),
+                }));
+            }
+            serde_json::from_slice(&fs::read(&ready).ok()?).ok().map(Ok)
+        })?;
+        self.addresses = Some(addresses);
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// The command that starts it: port 0 the first time, the same ports ever after.
+    fn command(&self) -> Command {
+        let listen = |address: fn(&Addresses) -> SocketAddr| {
+            self.addresses
+                .as_ref()
+                .map_or_else(|| "127.0.0.1:0".into(), |known| address(known).to_string())
+        };
+        let mut command = Command::new(binary(self.program));
+        command
+            .current_dir(self.folder.path())
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(self.data())
+            .args([
+                "--mqtt-listen",
+                &listen(|known| known.mqtt),
+                "--http-listen",
+                &listen(|known| known.http),
+            ])
+            .args(&self.args);
+        command
+    }
+}
+
+/// A registrar.
+pub struct Registrar(Server);
+
+impl Registrar {
+    /// Starts one on defaults.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts one with more arguments.
+    #[track_caller]
+    pub fn start_with(args: &[&str]) -> Self {
+        Self::try_start(args).unwrap_or_else(|ended| panic!("the registrar does not start: {ended}"))
+    }
+
+    /// Starts one that may refuse to.
+    ///
+    /// # Errors
+    /// What it said instead.
+    #[track_caller]
+    pub fn try_start(args: &[&str]) -> Result<Self, Finished> {
+        Self::launch(Server::new("registrar", "registrar", args, None))
+    }
+
+    /// Starts one, that may refuse to, on a data folder that is not its own.
+    ///
+    /// # Errors
+    /// What it said instead.
+    #[track_caller]
+    pub fn try_start_on(data: &Path) -> Result<Self, Finished> {
+        Self::launch(Server::new("registrar", "registrar", &[], Some(data)))
+    }
+
+    #[track_caller]
+    fn launch(mut server: Server) -> Result<Self, Finished> {
+        server.launch().map(|()| Self(server))
+    }
+
+    /// Where devices and gateways find it.
+    pub fn url(&self) -> String {
+        format!("mqtt://{}", self.addresses().mqtt)
+    }
+
+    /// Where the command line finds it.
+    pub fn server(&self) -> String {
+        format!("http://{}", self.addresses().http)
+    }
+
+    /// The command line, not started yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary("registrar"));
+        command.args(args).args(["--server", &self.server()]);
+        command
+    }
+
+    /// Runs the command line.
+    #[track_caller]
+    pub fn cli(&self, args: &[&str]) -> Finished {
+        finish(&mut self.command(args))
+    }
+
+    /// `GET`s from the API; none when it says no or is away.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
+        ureq::get(format!("{}{path}", self.server()))
+            .call()
+            .ok()?
+            .body_mut()
+            .read_json()
+            .ok()
+    }
+
+    /// One device.
+    pub fn device(&self, id: &str) -> Option<api::Device> {
+        self.get(&format!("/v1/devices/{id}"))
+    }
+
+    /// One gateway.
+    pub fn gateway(&self, id: &str) -> Option<api::Gateway> {
+        self.get(&format!("/v1/gateways/{id}"))
+    }
+
+    /// The newest move of a device.
+    pub fn migration(&self, device: &str) -> Option<api::Migration> {
+        let all: api::Migrations = self.get(&format!("/v1/migrations?device={device}&state=all"))?;
+        all.migrations.into_iter().next()
+    }
+
+    /// Assigns a device by the command line.
+    #[track_caller]
+    pub fn assign(&self, device: &str, gateway: &str) {
+        self.cli(&["device", "assign", device, gateway]).ok();
+    }
+
+    /// Moves a device by the command line, and returns at once.
+    #[track_caller]
+    pub fn start_move(&self, device: &str, gateway: &str, grace: &str) {
+        self.cli(&["migration", "start", device, gateway, "--grace", grace])
+            .ok();
+    }
+
+    /// Waits until a device is shown as connected on a gateway.
+    #[track_caller]
+    pub fn wait_connected(&self, device: &str, gateway: &str) {
+        until(&format!("{device} is connected on {gateway}"), || {
+            let connected = self.device(device).and_then(|device| device.connected);
+            connected.is_some_and(|id| id.as_str() == gateway)
+        });
+    }
+
+    /// Waits until the newest move of a device is done.
+    #[track_caller]
+    pub fn wait_done(&self, device: &str) -> api::Migration {
+        eventually(&format!("the move of {device} is done"), || {
+            self.migration(device)
+                .filter(|migration| migration.state == api::MigrationState::Done)
+        })
+    }
+
+    /// Waits until a gateway is shown in a state.
+    #[track_caller]
+    pub fn wait_gateway(&self, gateway: &str, state: protocol::message::GatewayState) {
+        until(&format!("{gateway} is {state:?}"), || {
+            self.gateway(gateway)
+                .is_some_and(|gateway| gateway.state == state)
+        });
+    }
+}
+
+/// A gateway.
+pub struct Gateway(Server);
+
+impl Gateway {
+    /// Starts one, and waits until the registrar knows it.
+    #[track_caller]
+    pub fn start(registrar: &Registrar, id: &str) -> Self {
+        let gateway = Self::try_start(registrar, id, &[])
+            .unwrap_or_else(|ended| panic!("gateway {id} does not start: {ended}"));
+        registrar.wait_gateway(id, protocol::message::GatewayState::Online);
+        gateway
+    }
+
+    /// Starts one that may refuse to.
+    ///
+    /// # Errors
+    /// What it said instead.
+    #[track_caller]
+    pub fn try_start(registrar: &Registrar, id: &str, args: &[&str]) -> Result<Self, Finished> {
+        let mut all = vec!["--id", id];
+        let url = registrar.url();
+        all.extend(["--registrar", &url]);
+        all.extend(args);
+        let mut server = Server::new("gateway", id, &all, None);
+        server.launch().map(|()| Self(server))
+    }
+}
+
+macro_rules! is_a_server {
+    ($($name:ident)*) => {$(
+        impl std::ops::Deref for $name {
+            type Target = Server;
+            fn deref(&self) -> &Server {
+                &self.0
+            }
+        }
+        impl std::ops::DerefMut for $name {
+            fn deref_mut(&mut self) -> &mut Server {
+                &mut self.0
+            }
+        }
+    )*};
+}
+is_a_server!(Registrar Gateway);
+
+/// A device agent and the folder of its stored answer.
+pub struct Agent {
+    id: String,
+    registrar: String,
+    folder: TempDir,
+    process: Option<Process>,
+}
+
+impl Agent {
+    /// Starts one that knows only the registrar.
+    pub fn start(registrar: &Registrar, id: &str) -> Self {
+        Self::start_at(&registrar.url(), id)
+    }
+
+    /// Starts one that knows the registrar by this URL.
+    pub fn start_at(registrar: &str, id: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut agent = Self {
+            id: id.into(),
+            registrar: registrar.into(),
+            folder,
+            process: None,
+        };
+        agent.restart();
+        agent
+    }
+
+    /// Starts it again with its stored answer.
+    pub fn restart(&mut self) {
+        let mut command = Command::new(binary("device-agent"));
+        command
+            .current_dir(self.folder.path())
+            .args(["run", "--id", &self.id, "--registrar", &self.registrar, "--state"])
+            .arg(self.state());
+        self.process = Some(Process::spawn(
+            &self.id,
+            &mut command,
+            self.folder.path().join("log"),
+        ));
+    }
+
+    /// The running process.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the agent is running")
+    }
+
+    /// Its stored answer.
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state.json")
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill9(&mut self) {
+        self.process().kill9();
+        self.process = None;
+    }
+}

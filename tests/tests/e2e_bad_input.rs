@@ -1,0 +1,243 @@
+//! What people, machines and disks do wrong is told clearly, and nothing is half done.
+
+use std::{fmt::Write as _, fs, net::TcpListener, path::Path, process::Command};
+
+use homeport_tests::kit::{Gateway, Registrar, binary, eventually, finish, until};
+use protocol::message::GatewayState;
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    for program in ["registrar", "gateway"] {
+        for flag in ["--mqtt-listen", "--http-listen"] {
+            let other = if flag == "--mqtt-listen" {
+                "--http-listen"
+            } else {
+                "--mqtt-listen"
+            };
+            let mut command = Command::new(binary(program));
+            command.args(["serve", flag, &address, other, "127.0.0.1:0", "--data-dir"]);
+            command.arg(folder.path().join(program));
+            if program == "gateway" {
+                command.args(["--id", "gw-a", "--registrar", "mqtt://127.0.0.1:9"]);
+            }
+            let refused = finish(&mut command);
+            refused.fails(1, &address);
+            assert!(refused.stderr.contains("in use"), "{refused}");
+        }
+    }
+}
+
+#[test]
+fn a_folder_belongs_to_one_process() {
+    let registrar = Registrar::start();
+    let Err(refused) = Registrar::try_start_on(registrar.data()) else {
+        panic!("two registrars share a folder")
+    };
+    refused.fails(1, registrar.data().to_str().unwrap());
+    assert!(registrar.is_ok("/healthz"));
+    registrar
+        .cli(&["device", "assign", "dev-1", "gw-a", "--allow-unknown-gateway"])
+        .ok();
+}
+
+#[test]
+fn a_corrupt_folder_is_refused_and_left_as_it_is() {
+    let mut registrar = Registrar::start();
+    for number in 0..50 {
+        let id = format!("dev-{number}");
+        registrar
+            .cli(&["device", "assign", &id, "gw-a", "--allow-unknown-gateway"])
+            .ok();
+    }
+    registrar.stop();
+    for file in files(registrar.data()) {
+        let length = fs::metadata(&file).unwrap().len();
+        fs::write(&file, vec![0xA5; usize::try_from(length).unwrap()]).unwrap();
+    }
+    let Err(refused) = Registrar::try_start_on(registrar.data()) else {
+        panic!("garbage is taken for a directory")
+    };
+    refused.fails(1, registrar.data().to_str().unwrap());
+}
+
+/// All files of a folder, at any depth.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
+}
+
+#[test]
+fn a_foreign_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("photo.jpg"), b"not a directory of devices").unwrap();
+    let Err(refused) = Registrar::try_start_on(folder.path()) else {
+        panic!("a folder of something else is used")
+    };
+    refused.fails(1, folder.path().to_str().unwrap());
+    assert_eq!(files(folder.path()).len(), 1, "nothing was added to it");
+}
+
+#[test]
+fn a_configuration_error_names_file_line_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing.toml");
+    let typo = folder.path().join("typo.toml");
+    fs::write(&typo, "# a comment\n\nmqqt_listen = 1\n").unwrap();
+    for (program, verb) in [
+        ("registrar", "serve"),
+        ("gateway", "serve"),
+        ("device-agent", "run"),
+    ] {
+        let run = |config: &Path| finish(Command::new(binary(program)).args([verb, "--config"]).arg(config));
+        let refused = run(&missing);
+        assert!([1, 2].contains(&refused.code), "{program}: {refused}");
+        assert!(refused.stderr.contains("missing.toml"), "{program}: {refused}");
+        let refused = run(&typo);
+        assert!([1, 2].contains(&refused.code), "{program}: {refused}");
+        for part in ["typo.toml", "mqqt_listen", "3"] {
+            assert!(
+                refused.stderr.contains(part),
+                "{program} does not name {part}: {refused}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_second_gateway_with_the_same_id_is_refused() {
+    let registrar = Registrar::start();
+    let first = Gateway::start(&registrar, "gw-a");
+    let endpoints = registrar.gateway("gw-a").unwrap().endpoints;
+    match Gateway::try_start(&registrar, "gw-a", &[]) {
+        Err(refused) => refused.fails(1, "gw-a"),
+        Ok(mut second) => until("the second one says why it is refused", || {
+            let log = second.process().stderr() + &second.process().stdout();
+            log.contains("gw-a") && log.contains("refused")
+        }),
+    }
+    let shown = registrar.gateway("gw-a").unwrap();
+    assert_eq!((shown.state, shown.endpoints), (GatewayState::Online, endpoints));
+    assert!(first.is_ok("/readyz"));
+}
+
+#[test]
+fn a_gateway_advertises_only_what_a_device_can_use() {
+    let registrar = Registrar::start();
+    for (advertised, complaint) in [
+        ("mqtt://gw.example", "has no port"),
+        ("gw.example:1883", "does not start with mqtt://"),
+        ("mqtt://:1883", "has no valid host"),
+        ("", "does not start with mqtt://"),
+    ] {
+        match Gateway::try_start(&registrar, "gw-a", &["--advertise", advertised]) {
+            Err(refused) => refused.fails(2, complaint),
+            Ok(_) => panic!("{advertised:?} is advertised"),
+        }
+    }
+    assert!(
+        registrar
+            .gateway("gw-a")
+            .is_none_or(|gateway| gateway.seen.is_none())
+    );
+}
+
+#[test]
+fn an_import_with_one_wrong_line_in_half_a_million_changes_nothing() {
+    let registrar = Registrar::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("devices.csv");
+    let mut csv = String::from("device,gateway\n");
+    for number in 2..=500_100 {
+        let id = if number == 500_001 { "not an id" } else { "dev" };
+        writeln!(csv, "{id}-{number},gw-a").unwrap();
+    }
+    fs::write(&file, csv).unwrap();
+    let refused = registrar.cli(&[
+        "device",
+        "import",
+        file.to_str().unwrap(),
+        "--allow-unknown-gateway",
+    ]);
+    refused.fails(1, "500001");
+    assert!(
+        refused.stderr.contains("device id has the character ' '"),
+        "{refused}"
+    );
+    assert_eq!(registrar.cli(&["device", "list", "-o", "ndjson"]).ok(), "");
+}
+
+/// A small file system that unmounts itself.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=8m", "tmpfs"];
+        let mounted = Command::new("mount")
+            .args(mount)
+            .arg(folder.path())
+            .output()
+            .ok()?;
+        mounted.status.success().then_some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount")
+            .args(["-l".as_ref(), self.0.path().as_os_str()])
+            .status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_acknowledged() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("skipped: mounting a small file system needs root");
+        return;
+    };
+    let data = disk.0.path().join("data");
+    let mut registrar = Registrar::try_start_on(&data).unwrap_or_else(|ended| panic!("{ended}"));
+    let assign = |registrar: &Registrar, id: &str| {
+        registrar.cli(&["device", "assign", id, "gw-a", "--allow-unknown-gateway"])
+    };
+    assign(&registrar, "before").ok();
+
+    let ballast = disk.0.path().join("ballast");
+    let chunk = vec![0; 64 * 1024];
+    let mut file = fs::File::create(&ballast).unwrap();
+    while std::io::Write::write_all(&mut file, &chunk).is_ok() {}
+    drop(file);
+
+    let mut acknowledged = vec!["before".to_owned()];
+    let mut number = 0;
+    let refused = eventually("a write is refused", || {
+        number += 1;
+        let id = format!("dev-{number}");
+        let answer = assign(&registrar, &id);
+        if answer.code == 0 {
+            acknowledged.push(id);
+            return None;
+        }
+        Some(answer)
+    });
+    assert_eq!(refused.code, 1, "{refused}");
+    assert!(registrar.device("before").is_some(), "reading goes on");
+
+    fs::remove_file(&ballast).unwrap();
+    registrar.kill9();
+    registrar.restart();
+    for id in acknowledged {
+        assert!(
+            registrar.device(&id).is_some(),
+            "{id} was acknowledged and is lost"
+        );
+    }
+    assign(&registrar, "after").ok();
+}

@@ -1,0 +1,264 @@
+//! The operator's command line against a real registrar.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+use homeport_tests::kit::{Gateway, Registrar, binary, finish};
+use serde_json::Value;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
+}
+
+fn assign_unknown(registrar: &Registrar, device: &str, more: &[&str]) {
+    let mut args = vec!["device", "assign", device, "gw-a", "--allow-unknown-gateway"];
+    args.extend(more);
+    registrar.cli(&args).ok();
+}
+
+#[test]
+fn devices_are_assigned_shown_listed_and_removed() {
+    let registrar = Registrar::start();
+    let _gateway = Gateway::start(&registrar, "gw-a");
+    let assigned = registrar
+        .cli(&[
+            "device",
+            "assign",
+            "dev-1",
+            "gw-a",
+            "--note",
+            "hall, left",
+            "-o",
+            "json",
+        ])
+        .ok();
+    assert_eq!(
+        (&json(&assigned)["device"], &json(&assigned)["epoch"]),
+        (&"dev-1".into(), &1.into())
+    );
+    registrar.assign("dev-2", "gw-a");
+
+    let shown = registrar.cli(&["device", "show", "dev-1"]).ok();
+    assert!(
+        shown.starts_with(" DEVICE") && shown.contains("hall, left"),
+        "{shown}"
+    );
+    let csv = registrar
+        .cli(&["device", "list", "--gateway", "gw-a", "-o", "csv"])
+        .ok();
+    assert_eq!(csv.lines().count(), 3, "{csv}");
+    assert!(csv.contains("\"hall, left\""), "{csv}");
+    let one = registrar.cli(&["device", "list", "--limit", "1", "-o", "json"]);
+    assert!(one.stderr.contains("--limit 0"), "{one}");
+    assert_eq!(json(&one.ok()).as_array().unwrap().len(), 1);
+
+    registrar.cli(&["device", "remove", "dev-1"]).ok();
+    registrar.cli(&["device", "show", "dev-1"]).fails(5, "dev-1");
+    let again = registrar
+        .cli(&["device", "assign", "dev-1", "gw-a", "-o", "json"])
+        .ok();
+    assert!(
+        json(&again)["epoch"].as_u64().unwrap() > 1,
+        "an epoch is never reused: {again}"
+    );
+}
+
+#[test]
+fn gateways_are_listed_and_shown() {
+    let registrar = Registrar::start();
+    let gateway = Gateway::start(&registrar, "gw-a");
+    registrar.assign("dev-1", "gw-a");
+    let list = registrar.cli(&["gateway", "list", "-o", "ndjson"]).ok();
+    let shown = json(&list);
+    assert_eq!(
+        (&shown["gateway"], &shown["state"], &shown["assigned"]),
+        (&"gw-a".into(), &"online".into(), &1.into())
+    );
+    let table = registrar.cli(&["gateway", "show", "gw-a"]).ok();
+    assert!(
+        table.contains(&format!("mqtt://{}", gateway.addresses().mqtt)),
+        "{table}"
+    );
+    registrar.cli(&["gateway", "show", "gw-z"]).fails(5, "gw-z");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_by_exit_code_and_text() {
+    let registrar = Registrar::start();
+    registrar
+        .cli(&["device", "show", "stranger"])
+        .fails(5, "stranger");
+    registrar
+        .cli(&["device", "remove", "stranger"])
+        .fails(5, "stranger");
+    registrar
+        .cli(&["device", "assign", "dev-1", "gw-a"])
+        .fails(1, "gw-a");
+    registrar
+        .cli(&["device", "assign", "dev 1", "gw-a"])
+        .fails(2, "position 4");
+    registrar
+        .cli(&["migration", "start", "stranger", "gw-a"])
+        .fails(5, "stranger");
+    registrar
+        .cli(&["migration", "show", "01936d3c-5f2e-7c4a-9d1b-0a1b2c3d4e5f"])
+        .fails(5, "01936d3c");
+    registrar
+        .cli(&["device", "import", "/missing.csv"])
+        .fails(1, "/missing.csv");
+    registrar.cli(&["device", "import", "-"]).fails(2, "--format");
+
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("http://{free}");
+    let away = finish(Command::new(binary("registrar")).args(["device", "list", "--server", &url]));
+    away.fails(1, &url);
+    assert!(away.stderr.contains("--server"), "{away}");
+}
+
+#[test]
+fn an_export_imported_elsewhere_is_the_same() {
+    let registrar = Registrar::start();
+    for number in 0..20 {
+        assign_unknown(
+            &registrar,
+            &format!("dev-{number:02}"),
+            &["--note", "a \"quoted\", note", "--labels", "floor=1"],
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for format in ["csv", "ndjson"] {
+        let exported = registrar.cli(&["device", "export", "-o", format]).ok();
+        let file = folder.path().join(format!("devices.{format}"));
+        fs::write(&file, &exported).unwrap();
+
+        let other = Registrar::start();
+        let mut import = vec![
+            "device",
+            "import",
+            file.to_str().unwrap(),
+            "--allow-unknown-gateway",
+            "-o",
+            "json",
+        ];
+        let again = json(&other.cli(&import).ok());
+        assert_eq!((&again["added"], &again["dry_run"]), (&20.into(), &false.into()));
+        assert_eq!(other.cli(&["device", "export", "-o", format]).ok(), exported);
+
+        import.push("--dry-run");
+        let dry = json(&other.cli(&import).ok());
+        assert_eq!((&dry["kept"], &dry["dry_run"]), (&20.into(), &true.into()));
+    }
+}
+
+#[test]
+fn an_import_names_every_wrong_line() {
+    let registrar = Registrar::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("devices.csv");
+    fs::write(
+        &file,
+        "\u{feff}device;gateway\ndev-1;gw-a\n;gw-a\ndev-2;gw z\ndev-1;gw-b\n",
+    )
+    .unwrap();
+    let refused = registrar.cli(&[
+        "device",
+        "import",
+        file.to_str().unwrap(),
+        "--allow-unknown-gateway",
+    ]);
+    refused.fails(1, "nothing was imported");
+    for line in ["devices.csv:3: ", "devices.csv:4: ", "devices.csv:5: "] {
+        assert!(refused.stderr.contains(line), "{line} is missing: {refused}");
+    }
+    fs::write(&file, "device;gateway\ndev-1;gw-a\ndev-2;gw-a\n").unwrap();
+    registrar
+        .cli(&["device", "import", file.to_str().unwrap()])
+        .fails(1, "gw-a");
+    registrar
+        .cli(&[
+            "device",
+            "import",
+            file.to_str().unwrap(),
+            "--allow-unknown-gateway",
+        ])
+        .ok();
+    assert!(registrar.device("dev-2").is_some());
+}
+
+#[test]
+fn a_backup_restored_elsewhere_is_the_same() {
+    let registrar = Registrar::start();
+    for number in 0..10 {
+        assign_unknown(&registrar, &format!("dev-{number}"), &["--note", "kept"]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (file, data) = (folder.path().join("backup.ndjson"), folder.path().join("data"));
+    registrar.cli(&["backup", file.to_str().unwrap()]).ok();
+    assert!(!folder.path().join("backup.ndjson.part").exists());
+
+    let restore = || {
+        let mut command = Command::new(binary("registrar"));
+        finish(command.args(["restore", "--data-dir"]).args([&data, &file]))
+    };
+    restore().ok();
+    let restored = Registrar::try_start_on(&data).unwrap_or_else(|ended| panic!("{ended}"));
+    let list = |registrar: &Registrar| registrar.cli(&["device", "list", "-o", "csv"]).ok();
+    assert_eq!(list(&restored), list(&registrar));
+    restore().fails(1, data.to_str().unwrap());
+}
+
+#[test]
+fn every_change_is_in_the_audit_log() {
+    let registrar = Registrar::start();
+    assign_unknown(&registrar, "dev-1", &[]);
+    registrar
+        .cli(&["device", "assign", "dev-1", "gw-b", "--allow-unknown-gateway"])
+        .ok();
+    registrar.cli(&["device", "remove", "dev-1"]).ok();
+    let log = registrar.cli(&["audit", "list", "-o", "ndjson"]).ok();
+    let actions: Vec<_> = log
+        .lines()
+        .map(|line| json(line)["action"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(actions, ["assign", "move", "remove"], "{log}");
+    let page = registrar.cli(&["audit", "list", "--limit", "2", "-o", "csv"]);
+    assert!(page.stderr.contains("--after"), "{page}");
+    assert_eq!(page.ok().lines().count(), 3);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let registrar = Registrar::start();
+    let file = tempfile::NamedTempFile::with_suffix(".csv").unwrap();
+    let rows: String = (0..5000).map(|number| format!("dev-{number},gw-a\n")).collect();
+    fs::write(file.path(), format!("device,gateway\n{rows}")).unwrap();
+    registrar
+        .cli(&[
+            "device",
+            "import",
+            file.path().to_str().unwrap(),
+            "--allow-unknown-gateway",
+        ])
+        .ok();
+
+    let mut list = registrar.command(&["device", "list", "--limit", "0", "-o", "ndjson"]);
+    let mut list = list
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(list.stdout.take());
+    let ended = list.wait_with_output().unwrap();
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
+}
+
+#[test]
+fn shells_get_their_completions() {
+    let script = finish(Command::new(binary("registrar")).args(["completions", "bash"])).ok();
+    assert!(script.contains("migration"), "{script}");
+}

@@ -1,0 +1,160 @@
+//! A gateway or the registrar is gone, and comes back.
+
+use homeport_tests::kit::{Agent, Gateway, Registrar, Subscriber, retained, until};
+use protocol::message::GatewayState;
+use registrar::api::MigrationState;
+
+fn two_gateways() -> (Registrar, Gateway, Gateway) {
+    let registrar = Registrar::start();
+    let a = Gateway::start(&registrar, "gw-a");
+    let b = Gateway::start(&registrar, "gw-b");
+    (registrar, a, b)
+}
+
+#[test]
+fn a_dead_gateways_devices_are_moved_away() {
+    let (registrar, _a, mut b) = two_gateways();
+    registrar.assign("dev-1", "gw-b");
+    let _agent = Agent::start(&registrar, "dev-1");
+    registrar.wait_connected("dev-1", "gw-b");
+    b.kill9();
+    registrar.wait_gateway("gw-b", GatewayState::Offline);
+    registrar.start_move("dev-1", "gw-a", "30s");
+    registrar.wait_connected("dev-1", "gw-a");
+    registrar.wait_done("dev-1");
+
+    b.restart();
+    registrar.wait_gateway("gw-b", GatewayState::Online);
+    assert_eq!(
+        registrar.device("dev-1").unwrap().connected.unwrap().as_str(),
+        "gw-a"
+    );
+}
+
+#[test]
+fn a_move_asked_of_a_dead_gateway_is_delivered_when_it_returns() {
+    let (mut registrar, mut a, _b) = two_gateways();
+    for id in ["dev-1", "dev-2"] {
+        registrar.assign(id, "gw-a");
+    }
+    a.kill9();
+    registrar.wait_gateway("gw-a", GatewayState::Offline);
+    registrar.start_move("dev-1", "gw-b", "1h");
+    registrar.kill9();
+    registrar.restart();
+    registrar.start_move("dev-2", "gw-b", "1h");
+    a.restart();
+    let watcher = Subscriber::start(a.addresses().mqtt, "ctrl/#");
+    for id in ["dev-1", "dev-2"] {
+        watcher.wait_for("its notice", |message| {
+            message.topic == format!("ctrl/{id}/migrate")
+        });
+        until("the move is notified", || {
+            registrar
+                .migration(id)
+                .is_some_and(|migration| migration.state == MigrationState::Notified)
+        });
+    }
+}
+
+#[test]
+fn what_a_gateway_holds_needlessly_is_cleared_when_it_returns() {
+    let (registrar, mut a, _b) = two_gateways();
+    registrar.assign("dev-1", "gw-a");
+    registrar.start_move("dev-1", "gw-b", "1h");
+    let watcher = Subscriber::start(a.addresses().mqtt, "ctrl/#");
+    watcher.wait_for("its notice", |message| message.topic == "ctrl/dev-1/migrate");
+    drop(watcher);
+    a.kill9();
+    registrar.wait_gateway("gw-a", GatewayState::Offline);
+    let _agent = Agent::start(&registrar, "dev-1");
+    registrar.wait_connected("dev-1", "gw-b");
+    a.restart();
+    registrar.wait_done("dev-1");
+    until("the notice is gone", || {
+        retained(a.addresses().mqtt, "ctrl/dev-1/migrate").is_none()
+    });
+}
+
+#[test]
+fn devices_run_on_without_the_registrar() {
+    let (mut registrar, a, mut b) = two_gateways();
+    registrar.assign("dev-1", "gw-a");
+    registrar.assign("dev-2", "gw-a");
+    let application = Subscriber::start(a.addresses().mqtt, "data/#");
+    let mut agents = ["dev-1", "dev-2"].map(|id| Agent::start(&registrar, id));
+    for id in ["dev-1", "dev-2"] {
+        registrar.wait_connected(id, "gw-a");
+    }
+    registrar.kill9();
+
+    agents[0].process().say("still here");
+    application.wait_for("a running device is heard", |message| {
+        message.payload == "still here"
+    });
+    agents[1].kill9();
+    agents[1].restart();
+    agents[1].process().say("booted from memory");
+    application.wait_for("a booting device is heard", |message| {
+        message.payload == "booted from memory"
+    });
+
+    b.stop();
+    registrar.restart();
+    let tap = Subscriber::start(registrar.addresses().mqtt, "gw/#");
+    for id in ["gw-a", "gw-b"] {
+        tap.wait_for("its retained status", |message| {
+            message.retained && message.topic == format!("gw/{id}/status")
+        });
+    }
+    for id in ["dev-1", "dev-2"] {
+        let device = registrar.device(id).unwrap();
+        assert_eq!((device.gateway.as_str(), device.epoch.get()), ("gw-a", 1));
+        registrar.wait_connected(id, "gw-a");
+    }
+}
+
+#[test]
+fn a_pending_move_goes_on_when_the_registrar_is_back() {
+    let (mut registrar, _a, _b) = two_gateways();
+    registrar.assign("dev-1", "gw-a");
+    let mut agent = Agent::start(&registrar, "dev-1");
+    registrar.wait_connected("dev-1", "gw-a");
+    agent.kill9();
+    registrar.start_move("dev-1", "gw-b", "1h");
+    registrar.kill9();
+    agent.restart();
+    registrar.restart();
+    registrar.wait_connected("dev-1", "gw-b");
+    let migration = registrar.wait_done("dev-1");
+    assert_eq!((migration.to.as_str(), migration.epoch.get()), ("gw-b", 2));
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_kill_9() {
+    let mut registrar = Registrar::start();
+    for round in 0..5 {
+        let mut acknowledged = Vec::new();
+        for number in 0..20 {
+            let id = format!("dev-{round}-{number}");
+            registrar
+                .cli(&[
+                    "device",
+                    "assign",
+                    &id,
+                    "gw-a",
+                    "--allow-unknown-gateway",
+                    "--note",
+                    "kept",
+                ])
+                .ok();
+            acknowledged.push(id);
+        }
+        registrar.kill9();
+        registrar.restart();
+        for id in acknowledged {
+            let device = registrar.device(&id).unwrap_or_else(|| panic!("{id} is lost"));
+            assert_eq!((device.gateway.as_str(), device.note.as_str()), ("gw-a", "kept"));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Who may import whom, and what is shipped works.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Command,
+};
+
+use homeport_tests::kit::{binary, finish, root};
+use serde_json::Value;
+
+/// Every crate of ours and those of ours it imports, also for its tests.
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = Command::new(env!("CARGO"))
+        .current_dir(root())
+        .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
+        .output()
+        .unwrap();
+    assert!(
+        metadata.status.success(),
+        "{}",
+        String::from_utf8_lossy(&metadata.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let short = |name: &Value| name.as_str().unwrap().trim_start_matches("homeport-").to_owned();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    packages
+        .map(|package| {
+            let dependencies = package["dependencies"].as_array().unwrap().iter();
+            let ours = dependencies.filter(|dependency| dependency["path"].is_string());
+            (
+                short(&package["name"]),
+                ours.map(|dependency| short(&dependency["name"])).collect(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn crates_import_as_the_architecture_says() {
+    let allowed: [(&str, &[&str]); 5] = [
+        ("protocol", &[]),
+        ("broker", &["protocol"]),
+        ("registrar", &["broker", "protocol"]),
+        ("gateway", &["broker", "protocol"]),
+        ("device-agent", &["protocol"]),
+    ];
+    let imports = imports();
+    let crates: BTreeSet<_> = imports.keys().map(String::as_str).collect();
+    assert_eq!(
+        crates,
+        allowed.iter().map(|(name, _)| *name).chain(["tests"]).collect()
+    );
+    for (name, may) in allowed {
+        let foreign: Vec<_> = imports[name]
+            .iter()
+            .filter(|import| !may.contains(&import.as_str()))
+            .collect();
+        assert!(foreign.is_empty(), "{name} may not import {foreign:?}");
+    }
+}
+
+#[test]
+fn only_the_broker_names_rumqttd() {
+    for name in ["protocol", "registrar", "gateway", "device-agent"] {
+        let manifest = fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
+        assert!(!manifest.contains("rumqttd"), "{name} depends on rumqttd");
+    }
+}
+
+#[test]
+fn mains_only_parse_and_wire() {
+    for name in ["registrar", "gateway", "device-agent"] {
+        let main = fs::read_to_string(root().join(name).join("src/main.rs")).unwrap();
+        let lines = main.lines().count();
+        assert!(lines < 40, "{name}/src/main.rs has {lines} lines");
+    }
+}
+
+#[test]
+fn every_shipped_configuration_loads() {
+    let mut checked = 0;
+    for entry in fs::read_dir(root().join("configs/dev")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let program = match name.split(['-', '.']).next().unwrap() {
+            "registrar" => "registrar",
+            "gateway" => "gateway",
+            "device" => "device-agent",
+            _ => panic!("no program loads {name}"),
+        };
+        let mut check = Command::new(binary(program));
+        finish(check.args(["config", "check", "--config"]).arg(&path)).ok();
+        checked += 1;
+    }
+    assert!(
+        checked >= 4,
+        "configs/dev has a registrar, two gateways and a device"
+    );
+}
