@@ -1,8 +1,12 @@
 //! The registrar: directory, moves, bootstrap broker, HTTP API and operator's CLI.
 
 pub mod api;
+pub mod bootstrap;
 pub mod cli;
+pub mod control;
 pub mod directory;
 pub mod gateways;
+pub mod metrics;
 pub mod moves;
+pub mod service;
 pub mod store;

@@ -1,0 +1,172 @@
+//! The hook of the bootstrap broker: devices ask here, gateways report here.
+//!
+//! A query is a look-up in the directory, answered on the asking connection; it waits for nothing. What gateways say
+//! goes to `control`, and is acknowledged once that has made it durable; meanwhile the connection waits, which is the
+//! back-pressure.
+
+mod answer;
+mod links;
+mod topics;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use broker::{Action, Client, Decision, Departure, Hook, Message, QoS, Refusal};
+use protocol::{
+    DeviceId, GatewayId, Topic,
+    message::{Events, GatewayStatus, Message as _},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    control::{self, View},
+    directory::Directory,
+    metrics::Metrics,
+};
+use links::Links;
+
+/// What devices are told beside their gateway.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long an answer may be used without asking again.
+    pub answer_ttl: Duration,
+    /// When to ask again after a malformed query.
+    pub retry_bad_request: Duration,
+    /// When to ask again while the directory does not know the device.
+    pub retry_unknown_device: Duration,
+    /// When to ask again while it is not known where the device's gateway listens.
+    pub retry_no_gateway: Duration,
+}
+
+/// The hook; see the module.
+pub struct Bootstrap {
+    settings: Settings,
+    directory: Arc<Directory>,
+    view: Arc<View>,
+    control: mpsc::Sender<control::Event>,
+    metrics: Metrics,
+    links: Links,
+}
+
+impl Bootstrap {
+    /// A hook that answers from the directory and the view, and reports to the control loop.
+    pub fn new(
+        settings: Settings,
+        directory: Arc<Directory>,
+        view: Arc<View>,
+        control: mpsc::Sender<control::Event>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { settings, directory, view, control, metrics, links: Links::default() }
+    }
+
+    fn gateway_status(&self, client: &Client, id: GatewayId, payload: &[u8]) -> Decision {
+        let status = match GatewayStatus::from_payload(payload) {
+            Ok(status) => status,
+            Err(error) => return self.malformed(&id, client, &error),
+        };
+        if status.gateway != id {
+            let error = format!("the status is about gateway {}", status.gateway);
+            return self.malformed(&id, client, &error);
+        }
+        if !Links::is_instance(client, &status.instance) {
+            return self.malformed(&id, client, &"the status is of another instance");
+        }
+        self.tell(|verdict| control::Event::Status(client.serial, status, verdict))
+    }
+
+    fn gateway_events(&self, client: &Client, id: GatewayId, payload: &[u8]) -> Decision {
+        let events = match Events::from_payload(payload) {
+            Ok(events) => events,
+            Err(error) => return self.malformed(&id, client, &error),
+        };
+        if !Links::is_instance(client, &events.instance) {
+            return self.malformed(&id, client, &"the events are of another instance");
+        }
+        self.tell(|verdict| control::Event::Events(client.serial, id, events, verdict))
+    }
+
+    fn tell(&self, event: impl FnOnce(oneshot::Sender<bool>) -> control::Event) -> Decision {
+        let (verdict, decided) = oneshot::channel();
+        let event = event(verdict);
+        let control = self.control.clone();
+        Decision::Wait(Box::pin(async move {
+            let accepted = control.send(event).await.is_ok() && decided.await.unwrap_or(false);
+            if accepted { Decision::Accept } else { Decision::Refuse }
+        }))
+    }
+
+    fn malformed(&self, gateway: &GatewayId, client: &Client, error: &dyn std::fmt::Display) -> Decision {
+        tracing::warn!(%gateway, peer = %client.peer, %error, "message refused");
+        self.metrics.refused_because("malformed");
+        Decision::Refuse
+    }
+}
+
+impl Hook for Bootstrap {
+    fn admit(&self, client: &Client) -> Result<(), Refusal> {
+        self.links.admit(client).map_err(|reason| {
+            tracing::warn!(client = %client.id, peer = %client.peer, reason, "gateway refused");
+            self.metrics.refused_because("link");
+            Refusal::NotAuthorized(reason)
+        })
+    }
+
+    fn connected(&self, client: &Client) {
+        self.links.connected(client);
+    }
+
+    fn disconnected(&self, client: &Client, departure: Departure) {
+        if self.links.disconnected(client) {
+            tracing::info!(client = %client.id, peer = %client.peer, ?departure, "gateway's link is gone");
+        }
+    }
+
+    fn authorize(&self, client: &Client, action: Action<'_>) -> bool {
+        match action {
+            Action::Publish(topic) if topics::query(topic).is_some() => true,
+            Action::Publish(topic) => match Topic::parse(topic) {
+                Ok(Topic::GatewayStatus(id) | Topic::GatewayEvents(id)) => Links::is_link(client, &id),
+                _ => false,
+            },
+            Action::Subscribe(filter) => topics::is_served(filter),
+        }
+    }
+
+    fn publish(&self, client: &Client, message: &Message) -> Decision {
+        if let Some(device) = topics::query(&message.topic) {
+            return Decision::Answer(self.answer(device, message));
+        }
+        match Topic::parse(&message.topic) {
+            Ok(Topic::GatewayStatus(id)) => self.gateway_status(client, id, &message.payload),
+            Ok(Topic::GatewayEvents(id)) => self.gateway_events(client, id, &message.payload),
+            _ => Decision::Refuse,
+        }
+    }
+
+    fn retained(&self, filter: &str, after: Option<&str>, each: &mut dyn FnMut(Message) -> bool) {
+        self.view.statuses(after, |topic, payload| {
+            if !topics::matches(filter, topic) {
+                return true;
+            }
+            each(Message {
+                topic: topic.to_owned(),
+                payload,
+                qos: QoS::AtLeastOnce,
+                retain: true,
+                ..Message::default()
+            })
+        });
+    }
+}
+
+impl Bootstrap {
+    /// Has the control loop note that a moving device asked; when it is too busy, the step is left out.
+    fn note_asked(&self, device: &str, epoch: protocol::Epoch) {
+        let Ok(device) = device.parse::<DeviceId>() else { return };
+        if self.control.try_send(control::Event::Asked(device, epoch)).is_err() {
+            self.metrics.unnoted.inc();
+        }
+    }
+}

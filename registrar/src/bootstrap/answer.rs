@@ -1,0 +1,116 @@
+//! The answer to a query, written straight into its bytes.
+
+use std::{fmt::Write, time::Duration};
+
+use broker::Message;
+use protocol::{
+    DeviceId,
+    message::{ErrorCode, Message as _, Query},
+};
+
+use super::Bootstrap;
+
+/// What an answer holds beside ids and endpoints, generously.
+const ENVELOPE: usize = 96;
+
+impl Bootstrap {
+    /// Answers a query; whatever it holds, there is an answer.
+    pub(super) fn answer(&self, device: &str, message: &Message) -> Message {
+        Message {
+            payload: self.payload(device, &message.payload).into_bytes().into(),
+            qos: message.qos,
+            retain: false,
+            topic: answer_topic(device, message.response_topic.as_deref()),
+            response_topic: None,
+            correlation_data: message.correlation_data.clone(),
+        }
+    }
+
+    fn payload(&self, device: &str, query: &[u8]) -> String {
+        let settings = &self.settings;
+        if !DeviceId::is_valid(device) {
+            self.metrics.queries.bad_request.inc();
+            let message = device.parse::<DeviceId>().map_or_else(|error| error.to_string(), |_| String::new());
+            return refusal(None, ErrorCode::BadRequest, &message, settings.retry_bad_request);
+        }
+        let rid = match Query::from_payload(query) {
+            Ok(query) => query.rid,
+            Err(error) => {
+                self.metrics.queries.bad_request.inc();
+                let retry = settings.retry_bad_request;
+                return refusal(None, ErrorCode::BadRequest, &error.to_string(), retry);
+            }
+        };
+        let rid = rid.as_deref();
+        let row = self.directory.lookup(device);
+        let Some((row, number)) = row.and_then(|row| row.gateway().map(|number| (row, number))) else {
+            self.metrics.queries.unknown_device.inc();
+            let message = format!("device {device} is not in the directory");
+            return refusal(rid, ErrorCode::UnknownDevice, &message, settings.retry_unknown_device);
+        };
+        let answer = self.view.with_gateway(number, |gateway| {
+            let mut answer = String::with_capacity(ENVELOPE + device.len() + gateway.len());
+            begin(&mut answer, rid, "assigned");
+            let (epoch, ttl) = (row.epoch().get(), settings.answer_ttl.as_secs());
+            write!(answer, r#","device":"{device}","gateway":{gateway},"epoch":{epoch},"ttl_s":{ttl}}}"#)
+                .expect("a string takes everything");
+            answer
+        });
+        let Some(answer) = answer else {
+            self.metrics.queries.no_gateway.inc();
+            let gateway = self.directory.gateway(number);
+            let message = format!("gateway {gateway} has not said where it listens");
+            return refusal(rid, ErrorCode::NoGateway, &message, settings.retry_no_gateway);
+        };
+        self.metrics.queries.assigned.inc();
+        if row.is_moving() {
+            self.note_asked(device, row.epoch());
+        }
+        answer
+    }
+}
+
+/// Where the answer goes: where the query says, as long as that is at or below the device's own topic.
+fn answer_topic(device: &str, wanted: Option<&str>) -> String {
+    let own = || ["reg/resp/", device].concat();
+    let Some(wanted) = wanted else { return own() };
+    let below = wanted.strip_prefix("reg/resp/").and_then(|rest| rest.strip_prefix(device));
+    let valid = below.is_some_and(|below| below.is_empty() || below.starts_with('/'));
+    if valid && !wanted.contains(['+', '#', '\0']) { wanted.to_owned() } else { own() }
+}
+
+fn begin(answer: &mut String, rid: Option<&str>, status: &str) {
+    answer.push_str(r#"{"v":1,"#);
+    if let Some(rid) = rid {
+        answer.push_str(r#""rid":"#);
+        quote(answer, rid);
+        answer.push(',');
+    }
+    answer.push_str(r#""status":""#);
+    answer.push_str(status);
+    answer.push('"');
+}
+
+fn refusal(rid: Option<&str>, code: ErrorCode, message: &str, retry: Duration) -> String {
+    let mut answer = String::with_capacity(ENVELOPE + message.len());
+    begin(&mut answer, rid, "error");
+    answer.push_str(r#","code":"#);
+    answer.push_str(&serde_json::to_string(&code).expect("a code is a string"));
+    answer.push_str(r#","message":"#);
+    quote(&mut answer, message);
+    let retry = retry.as_millis();
+    write!(answer, r#","retry_after_ms":{retry}}}"#).expect("a string takes everything");
+    answer
+}
+
+/// Appends a JSON string.
+fn quote(answer: &mut String, text: &str) {
+    let plain = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+    if text.bytes().all(plain) {
+        answer.push('"');
+        answer.push_str(text);
+        answer.push('"');
+    } else {
+        answer.push_str(&serde_json::to_string(text).expect("any text is a JSON string"));
+    }
+}

@@ -1,0 +1,371 @@
+//! The one loop that owns the cores `moves` and `gateways`.
+//!
+//! It takes what waits on its channel, hands it to the cores, writes the steps they take, and only then tells
+//! gateways and whoever waits. While the store fails it tries again and takes nothing more in: gateways feel that as
+//! back-pressure, devices do not, as their queries never come here.
+
+mod outcome;
+mod view;
+mod world;
+
+use std::{sync::Arc, time::Duration};
+
+use broker::{Message, QoS};
+use jiff::Timestamp;
+use protocol::{
+    CommandId, DeviceId, Epoch, GatewayId, Topic,
+    message::{self, Events, GatewayState, GatewayStatus, Instruction, Message as _},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    api::MigrationState,
+    directory::Directory,
+    gateways::{self, Gateways, Refused},
+    metrics::Metrics,
+    moves::{self, Moves},
+    store::{
+        committer::{CommitError, Commits},
+        record::{GatewayRecord, MoveRecord},
+    },
+};
+use outcome::Outcome;
+pub use view::{KnownGateway, View};
+use world::Surroundings;
+
+/// Events taken in one go; what they lead to is written together.
+const BATCH: usize = 64;
+
+/// What reaches the loop.
+#[derive(Debug)]
+pub enum Event {
+    /// A row was committed and applied to the directory.
+    Changed(Change),
+    /// A device with an open move asked, and was answered with this epoch.
+    Asked(DeviceId, Epoch),
+    /// A gateway's status over a link; answered, once it is durable, with whether it was accepted.
+    Status(u64, GatewayStatus, oneshot::Sender<bool>),
+    /// A gateway's events over a link; answered likewise.
+    Events(u64, GatewayId, Events, oneshot::Sender<bool>),
+}
+
+/// What was committed of one device.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A row and a move.
+    Moved(MoveRecord),
+    /// A row that needs no move.
+    Assigned(DeviceId),
+    /// The removal of a row.
+    Removed(DeviceId),
+}
+
+/// The figures of the loop.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Those of the gateways' core; their status interval is the clock of the loop, too.
+    pub gateways: gateways::Settings,
+    /// Those of the moves' core.
+    pub moves: moves::Settings,
+    /// When an open move without a step counts as stuck.
+    pub stuck_after: Duration,
+    /// How long to wait before a failed write is tried again.
+    pub store_retry: Duration,
+}
+
+/// How the loop reaches the connections of the bootstrap broker.
+pub type Publish = Arc<dyn Fn(Message) + Send + Sync>;
+
+/// The loop; see the module.
+pub struct Control {
+    settings: Settings,
+    gateways: Gateways,
+    moves: Moves,
+    directory: Arc<Directory>,
+    commits: Commits,
+    view: Arc<View>,
+    metrics: Metrics,
+    publish: Publish,
+}
+
+/// What the loop works on.
+pub struct Parts {
+    /// The directory, to note in it where devices are.
+    pub directory: Arc<Directory>,
+    /// Where steps are written.
+    pub commits: Commits,
+    /// What it shows.
+    pub view: Arc<View>,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// Whom it tells.
+    pub publish: Publish,
+}
+
+impl Control {
+    /// Takes up what the store holds, and shows it.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub async fn restore(
+        settings: Settings,
+        gateways: Vec<(GatewayId, GatewayRecord)>,
+        open: Vec<MoveRecord>,
+        parts: Parts,
+        now: Timestamp,
+    ) -> Result<Self, CommitError> {
+        let Parts { directory, commits, view, metrics, publish } = parts;
+        let gateways = Gateways::restore(settings.gateways.clone(), gateways, now);
+        let moves = Moves::new(settings.moves.clone());
+        let mut control = Self { settings, gateways, moves, directory, commits, view, metrics, publish };
+        for (id, gateway) in control.gateways.iter() {
+            control.view.show_gateway(&control.directory, id, gateway);
+        }
+        for record in &open {
+            control.directory.set_moving(record.device.as_str(), record.state < MigrationState::Asked);
+        }
+        control.view.show_moves(open.iter());
+        let world = Surroundings { directory: &control.directory, gateways: &control.gateways };
+        let commands = control.moves.restore(open, &world, now);
+        let mut outcome = Outcome::default();
+        control.carry_out(commands, &mut outcome);
+        control.commit(&outcome).await?;
+        control.finish(outcome);
+        control.measure(now);
+        Ok(control)
+    }
+
+    /// Runs until it is cancelled.
+    ///
+    /// # Errors
+    /// The store is closed.
+    pub async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        cancel: CancellationToken,
+    ) -> Result<(), CommitError> {
+        let mut ticks = tokio::time::interval(self.settings.gateways.status_interval / 2);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let received = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                received = events.recv_many(&mut batch, BATCH) => received,
+                _ = ticks.tick() => 0,
+            };
+            let now = now();
+            let mut outcome = Outcome::default();
+            for event in batch.drain(..) {
+                self.take(event, now, &mut outcome);
+            }
+            if received == 0 {
+                self.tick(now, &mut outcome);
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                written = self.write(&outcome) => written?,
+            }
+            self.finish(outcome);
+            if received == 0 {
+                self.measure(now);
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event, now: Timestamp, outcome: &mut Outcome) {
+        match event {
+            Event::Changed(Change::Moved(record)) => {
+                outcome.moves.entry(record.id).or_insert_with(|| record.clone());
+                self.advance(moves::Input::Moved(record), now, outcome);
+            }
+            Event::Changed(Change::Assigned(device)) => {
+                self.advance(moves::Input::Assigned(device), now, outcome);
+            }
+            Event::Changed(Change::Removed(device)) => {
+                self.advance(moves::Input::Removed(device), now, outcome);
+            }
+            Event::Asked(device, epoch) => self.advance(moves::Input::Asked(device, epoch), now, outcome),
+            Event::Status(link, status, verdict) => {
+                let id = status.gateway.clone();
+                let accepted = self.hear(gateways::Input::Status(link, status), now, outcome);
+                if accepted {
+                    outcome.touched.insert(id);
+                }
+                outcome.verdicts.push((verdict, accepted));
+            }
+            Event::Events(link, gateway, events, verdict) => {
+                let accepted = self.hear(gateways::Input::Events(link, gateway, events), now, outcome);
+                outcome.verdicts.push((verdict, accepted));
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp, outcome: &mut Outcome) {
+        self.hear(gateways::Input::Tick, now, outcome);
+        self.advance(moves::Input::Tick, now, outcome);
+    }
+
+    /// Feeds the gateways' core; false when it refused the message.
+    fn hear(&mut self, input: gateways::Input, now: Timestamp, outcome: &mut Outcome) -> bool {
+        let mut accepted = true;
+        for command in self.gateways.handle(input, now) {
+            match command {
+                gateways::Command::Persist(id, record) => {
+                    if let Some(status) = record.status.as_ref().filter(|status| status.endpoints.is_empty()) {
+                        tracing::warn!(gateway = %id, state = ?status.state, "the gateway advertises no endpoint, its devices are told no_gateway");
+                    }
+                    outcome.gateways.insert(id, record);
+                }
+                gateways::Command::Publish(status) => {
+                    outcome.touched.insert(status.gateway.clone());
+                    outcome.published.push(status);
+                }
+                gateways::Command::Online(gateway) => tracing::info!(%gateway, "online"),
+                gateways::Command::Offline(gateway) => {
+                    tracing::warn!(%gateway, "offline");
+                    self.advance(moves::Input::Offline(gateway), now, outcome);
+                }
+                gateways::Command::Heard(gateway, event) => {
+                    self.advance(moves::Input::Heard(gateway, event), now, outcome);
+                }
+                gateways::Command::Snapshot { gateway, connected, held } => {
+                    tracing::info!(%gateway, connected = connected.len(), held = held.len(), "snapshot");
+                    self.advance(moves::Input::Snapshot { gateway, connected, held }, now, outcome);
+                }
+                gateways::Command::Resync(gateway) => {
+                    let command = message::Command { command: new_id(), instruction: Instruction::Resync };
+                    outcome.send(gateway, command);
+                }
+                gateways::Command::Refuse(refused) => {
+                    self.metrics.refused(refused);
+                    accepted &= refused == Refused::TooLarge;
+                }
+            }
+        }
+        accepted
+    }
+
+    /// Feeds the moves' core.
+    fn advance(&mut self, input: moves::Input, now: Timestamp, outcome: &mut Outcome) {
+        let world = Surroundings { directory: &self.directory, gateways: &self.gateways };
+        let commands = self.moves.handle(input, &world, now);
+        self.carry_out(commands, outcome);
+    }
+
+    fn carry_out(&self, commands: Vec<moves::Command>, outcome: &mut Outcome) {
+        for command in commands {
+            match command {
+                moves::Command::Persist(record) => {
+                    outcome.changed.insert(record.id);
+                    outcome.moves.insert(record.id, record);
+                }
+                moves::Command::Seen(device, gateway) => {
+                    self.directory.set_seen(&device, self.directory.number(&gateway));
+                }
+                moves::Command::Left(device, gateway) => {
+                    self.directory.clear_seen(device.as_str(), self.directory.number(&gateway));
+                }
+                moves::Command::Send(gateway, command) => outcome.send(gateway, command),
+                moves::Command::Count(counted) => self.metrics.counted(counted),
+            }
+        }
+    }
+
+    /// Writes what is to be written, however often it takes.
+    async fn write(&self, outcome: &Outcome) -> Result<(), CommitError> {
+        loop {
+            match self.commit(outcome).await {
+                Err(CommitError::Failed(error)) => {
+                    if self.view.set_storing(false) {
+                        tracing::error!(%error, "steps of moves cannot be stored, trying again");
+                    }
+                    tokio::time::sleep(self.settings.store_retry).await;
+                }
+                written => {
+                    if !self.view.set_storing(true) {
+                        tracing::info!("steps of moves are stored again");
+                    }
+                    return written;
+                }
+            }
+        }
+    }
+
+    async fn commit(&self, outcome: &Outcome) -> Result<(), CommitError> {
+        let commits = outcome.transactions().into_iter().map(|transaction| self.commits.commit(transaction));
+        futures_util::future::join_all(commits).await.into_iter().try_for_each(|written| written.map(drop))
+    }
+
+    /// Shows what is durable now: to those who wait, to gateways, to subscribers.
+    fn finish(&self, outcome: Outcome) {
+        for record in outcome.moves.values() {
+            let asks = !record.is_closed() && record.state < MigrationState::Asked;
+            let row = self.directory.row(record.device.as_str());
+            if !asks && row.is_some_and(|row| row.epoch() == record.epoch) {
+                self.directory.set_moving(record.device.as_str(), false);
+            }
+            if outcome.changed.contains(&record.id) {
+                tracing::info!(device = %record.device, command = %record.id, state = ?record.state, to = %record.to, "move");
+            }
+        }
+        self.view.show_moves(outcome.moves.values());
+        for id in outcome.gateways.keys().chain(&outcome.touched) {
+            if let Some(gateway) = self.gateways.get(id) {
+                self.view.show_gateway(&self.directory, id, gateway);
+            }
+        }
+        for status in &outcome.published {
+            (self.publish)(Message {
+                topic: Topic::GatewayStatus(status.gateway.clone()).to_string(),
+                payload: status.to_payload().into(),
+                qos: QoS::AtLeastOnce,
+                ..Message::default()
+            });
+        }
+        for message in outcome.commands() {
+            (self.publish)(message);
+        }
+        for (verdict, accepted) in outcome.verdicts {
+            // Nobody waits any more when the connection is gone.
+            let _ = verdict.send(accepted);
+        }
+    }
+
+    fn measure(&self, now: Timestamp) {
+        let metrics = &self.metrics;
+        metrics.devices.set(i64::try_from(self.directory.len()).unwrap_or(i64::MAX));
+        metrics.strays.set(i64::try_from(self.moves.strays()).unwrap_or(i64::MAX));
+        let stuck = |record: &&MoveRecord| is_stuck(record, self.settings.stuck_after, now);
+        metrics.stuck.set(self.moves.open().filter(stuck).count() as i64);
+        metrics.count_moves(self.moves.open().map(|record| record.state));
+        let states = self.gateways.iter().map(|(_, gateway)| match gateway.status().state {
+            GatewayState::Online => "online",
+            GatewayState::Draining => "draining",
+            GatewayState::Offline => "offline",
+        });
+        metrics.count_gateways(states);
+    }
+}
+
+/// Whether an open move took no step for too long.
+pub fn is_stuck(record: &MoveRecord, after: Duration, now: Timestamp) -> bool {
+    let last = record.steps.last().map_or(now, |step| step.at);
+    !record.is_closed() && Duration::try_from(now.duration_since(last)).is_ok_and(|waited| waited > after)
+}
+
+/// The time, for the cores.
+#[allow(clippy::disallowed_methods, reason = "the loop drives the cores and hands them their time")]
+pub fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// A fresh id for a command or a move.
+pub fn new_id() -> CommandId {
+    CommandId::new(Uuid::now_v7())
+}

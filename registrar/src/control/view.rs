@@ -1,0 +1,163 @@
+//! What the loop shows to everyone else: gateways, open moves, and how the store is.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use protocol::{
+    CommandId, DeviceId, GatewayId, Topic,
+    message::{GatewayRef, GatewayState, GatewayStatus, Message as _},
+};
+use tokio::sync::watch;
+
+use crate::{
+    directory::{Directory, GatewayNumber},
+    gateways::Gateway,
+    store::record::MoveRecord,
+};
+
+/// One gateway, as it is known.
+#[derive(Clone, Debug)]
+pub struct KnownGateway {
+    /// What it said, or `offline` once it is silent.
+    pub status: GatewayStatus,
+    /// When it was last heard of.
+    pub seen: Option<Timestamp>,
+    payload: Bytes,
+}
+
+impl KnownGateway {
+    /// Whether it can be told anything.
+    pub fn is_online(&self) -> bool {
+        self.status.state != GatewayState::Offline
+    }
+}
+
+#[derive(Default)]
+struct Open {
+    moves: HashMap<CommandId, MoveRecord>,
+    by_device: HashMap<DeviceId, CommandId>,
+}
+
+/// See the module. Written by the loop only.
+pub struct View {
+    /// By status topic, which is the order retained messages are shown in.
+    gateways: RwLock<BTreeMap<String, KnownGateway>>,
+    /// The `gateway` of an answer as JSON, by number; none for a gateway that never said where it listens.
+    answers: RwLock<Vec<Option<Box<str>>>>,
+    open: RwLock<Open>,
+    changed: watch::Sender<u64>,
+    storing: AtomicBool,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self {
+            gateways: RwLock::default(),
+            answers: RwLock::default(),
+            open: RwLock::default(),
+            changed: watch::Sender::new(0),
+            storing: AtomicBool::new(true),
+        }
+    }
+}
+
+impl View {
+    /// Hands the `gateway` of an answer, as JSON, to `then`; none when it is not known where the gateway listens.
+    pub fn with_gateway<T>(&self, number: GatewayNumber, then: impl FnOnce(&str) -> T) -> Option<T> {
+        let answers = self.answers.read();
+        answers.get(number.get() as usize)?.as_deref().map(then)
+    }
+
+    /// One gateway.
+    pub fn gateway(&self, id: &GatewayId) -> Option<KnownGateway> {
+        self.gateways.read().get(&Topic::GatewayStatus(id.clone()).to_string()).cloned()
+    }
+
+    /// All gateways.
+    pub fn gateways(&self) -> Vec<KnownGateway> {
+        self.gateways.read().values().cloned().collect()
+    }
+
+    /// Shows each retained status after a topic, topic and payload, in the order of topics, until `each` has enough.
+    pub fn statuses(&self, after: Option<&str>, mut each: impl FnMut(&str, Bytes) -> bool) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        for (topic, gateway) in self.gateways.read().range::<str, _>((from, Bound::Unbounded)) {
+            if !each(topic, gateway.payload.clone()) {
+                return;
+            }
+        }
+    }
+
+    /// One open move.
+    pub fn open_move(&self, id: CommandId) -> Option<MoveRecord> {
+        self.open.read().moves.get(&id).cloned()
+    }
+
+    /// The open move of a device.
+    pub fn open_move_of(&self, device: &DeviceId) -> Option<CommandId> {
+        self.open.read().by_device.get(device).copied()
+    }
+
+    /// How many moves are open.
+    pub fn open_moves(&self) -> usize {
+        self.open.read().moves.len()
+    }
+
+    /// Counts up with every change of a move.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Whether the loop's last write succeeded.
+    pub fn is_storing(&self) -> bool {
+        self.storing.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether a write succeeded, and returns what was noted before.
+    pub(super) fn set_storing(&self, storing: bool) -> bool {
+        self.storing.swap(storing, Ordering::Relaxed)
+    }
+
+    pub(super) fn show_gateway(&self, directory: &Directory, id: &GatewayId, gateway: &Gateway) {
+        let status = gateway.status();
+        let reference = GatewayRef { id: id.clone(), endpoints: status.endpoints.clone() };
+        let json = serde_json::to_string(&reference).expect("ids and endpoints are strings");
+        let number = directory.number(id).get() as usize;
+        let mut answers = self.answers.write();
+        if answers.len() <= number {
+            answers.resize(number + 1, None);
+        }
+        answers[number] = (!reference.endpoints.is_empty()).then(|| json.into());
+        drop(answers);
+        let payload = status.to_payload().into();
+        let topic = Topic::GatewayStatus(id.clone()).to_string();
+        self.gateways.write().insert(topic, KnownGateway { status, seen: gateway.seen, payload });
+    }
+
+    pub(super) fn show_moves<'a>(&self, records: impl Iterator<Item = &'a MoveRecord>) {
+        let mut open = self.open.write();
+        let mut any = false;
+        for record in records {
+            any = true;
+            if record.is_closed() {
+                open.moves.remove(&record.id);
+                if open.by_device.get(&record.device) == Some(&record.id) {
+                    open.by_device.remove(&record.device);
+                }
+            } else {
+                open.moves.insert(record.id, record.clone());
+                open.by_device.insert(record.device.clone(), record.id);
+            }
+        }
+        drop(open);
+        if any {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The cores' surroundings: the directory and each other.
+
+use protocol::{CommandId, DeviceId, Endpoint, GatewayId};
+
+use super::new_id;
+use crate::{
+    directory::{Directory, Row},
+    gateways::{Gateway, Gateways},
+    moves::{Assignment, World},
+};
+
+pub(super) struct Surroundings<'a> {
+    pub directory: &'a Directory,
+    pub gateways: &'a Gateways,
+}
+
+impl World for Surroundings<'_> {
+    fn assignment(&self, device: &DeviceId) -> Option<Assignment> {
+        let row = self.directory.row(device.as_str())?;
+        let named = |number| self.directory.gateway(number);
+        Some(Assignment {
+            gateway: Some(row).filter(Row::is_assigned).and_then(|row| row.gateway()).map(named),
+            epoch: row.epoch(),
+            connected: row.seen().map(named),
+        })
+    }
+
+    fn connected_on(&self, gateway: &GatewayId) -> Vec<DeviceId> {
+        let number = self.directory.find(gateway.as_str());
+        number.map(|number| self.directory.seen_on(number)).unwrap_or_default()
+    }
+
+    fn is_online(&self, gateway: &GatewayId) -> bool {
+        self.gateways.get(gateway).is_some_and(Gateway::is_online)
+    }
+
+    fn endpoint(&self, gateway: &GatewayId) -> Option<Endpoint> {
+        self.gateways.get(gateway)?.said.endpoints.first().cloned()
+    }
+
+    fn new_id(&self) -> CommandId {
+        new_id()
+    }
+}

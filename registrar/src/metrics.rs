@@ -1,0 +1,157 @@
+//! What the registrar counts, beside what its broker and its committer do. No label ever holds a device id.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::{Metric, Registry},
+};
+
+use crate::{api::MigrationState, gateways::Refused, moves::Counted};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct State {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+/// Handles to all of it; clones count into the same.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Queries, by what was answered.
+    pub queries: Queries,
+    /// Devices with an assignment.
+    pub devices: Gauge,
+    /// Devices on wrong gateways without a move.
+    pub strays: Gauge,
+    /// Open moves without a step for too long.
+    pub stuck: Gauge,
+    /// Questions of moving devices that the loop was too busy to note.
+    pub unnoted: Counter,
+    moves: Family<State, Gauge>,
+    gateways: Family<State, Gauge>,
+    refused: Family<Reason, Counter>,
+    stale: Counter,
+    unknown: Counter,
+    stray_connects: Counter,
+    forgotten: Counter,
+    resent: Counter,
+}
+
+/// One counter for each outcome of a query, at hand so that counting takes no look-up.
+#[derive(Clone)]
+pub struct Queries {
+    /// Given a gateway.
+    pub assigned: Counter,
+    /// Malformed.
+    pub bad_request: Counter,
+    /// Not in the directory.
+    pub unknown_device: Counter,
+    /// Its gateway never said where it listens.
+    pub no_gateway: Counter,
+}
+
+const OPEN: [(MigrationState, &str); 4] = [
+    (MigrationState::Planned, "planned"),
+    (MigrationState::Notified, "notified"),
+    (MigrationState::Asked, "asked"),
+    (MigrationState::Seen, "seen"),
+];
+
+const GATEWAY_STATES: [&str; 3] = ["online", "draining", "offline"];
+
+fn add<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+impl Metrics {
+    /// Makes them part of a registry.
+    pub fn new(registry: &mut Registry) -> Self {
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("registrar_build", "The running software", build);
+        let queries: Family<Outcome, Counter> =
+            add(registry, "registrar_queries", "Queries of devices, by what was answered");
+        let query = |outcome| queries.get_or_create_owned(&Outcome { outcome });
+        let queries = Queries {
+            assigned: query("assigned"),
+            bad_request: query("bad_request"),
+            unknown_device: query("unknown_device"),
+            no_gateway: query("no_gateway"),
+        };
+        Self {
+            queries,
+            devices: add(registry, "registrar_devices", "Devices with an assignment"),
+            strays: add(registry, "registrar_strays", "Devices on wrong gateways that no move took there"),
+            stuck: add(registry, "registrar_moves_stuck", "Open moves without a step for too long"),
+            unnoted: add(registry, "registrar_asked_dropped", "Questions of moving devices not noted, the loop was busy"),
+            moves: add(registry, "registrar_moves", "Open moves, by state"),
+            gateways: add(registry, "registrar_gateways", "Known gateways, by state"),
+            refused: add(registry, "registrar_gateway_refused", "Messages and connections of gateways not used, by reason"),
+            stale: add(registry, "registrar_stale", "Events of an epoch that was over"),
+            unknown: add(registry, "registrar_unknown_connected", "Connects of devices the directory does not know"),
+            stray_connects: add(registry, "registrar_stray_connected", "Connects of devices to gateways that are not theirs"),
+            forgotten: add(registry, "registrar_strays_forgotten", "Strays not remembered, too many were"),
+            resent: add(registry, "registrar_instructions_resent", "Instructions to gateways sent again"),
+        }
+    }
+
+    /// Counts what the moves' core says to.
+    pub fn counted(&self, counted: Counted) {
+        match counted {
+            Counted::Stale => &self.stale,
+            Counted::Unknown => &self.unknown,
+            Counted::Stray => &self.stray_connects,
+            Counted::Forgotten => &self.forgotten,
+            Counted::Resent => &self.resent,
+        }
+        .inc();
+    }
+
+    /// Counts a gateway's message that was not used.
+    pub fn refused(&self, refused: Refused) {
+        self.refused_because(match refused {
+            Refused::Stale => "stale",
+            Refused::Unknown => "unknown",
+            Refused::TooMany => "too_many",
+            Refused::TooLarge => "too_large",
+        });
+    }
+
+    /// Counts a gateway's message or connection that was not used, for another reason.
+    pub fn refused_because(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Sets how many moves are in each state.
+    pub fn count_moves(&self, states: impl Iterator<Item = MigrationState>) {
+        let states: Vec<_> = states.collect();
+        for (state, name) in OPEN {
+            let count = states.iter().filter(|is| **is == state).count();
+            self.moves.get_or_create(&State { state: name }).set(gauge(count));
+        }
+    }
+
+    /// Sets how many gateways are in each state.
+    pub fn count_gateways(&self, states: impl Iterator<Item = &'static str>) {
+        let states: Vec<_> = states.collect();
+        for state in GATEWAY_STATES {
+            let count = states.iter().filter(|is| **is == state).count();
+            self.gateways.get_or_create(&State { state }).set(gauge(count));
+        }
+    }
+}
+
+/// A count as a gauge's value.
+pub fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

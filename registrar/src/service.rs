@@ -1,0 +1,274 @@
+//! The one way to change or read anything: for the HTTP API, and whoever embeds the registrar.
+//!
+//! A change is planned on the row as it is, committed with its move and its audit entry in one transaction, applied to
+//! the directory and handed to `control`. When the row changed meanwhile, it is planned again.
+
+mod plan;
+mod read;
+
+use std::{sync::Arc, time::Duration};
+
+use protocol::{CommandId, DeviceId, GatewayId, message::MoveReason};
+use tokio::sync::mpsc;
+
+use crate::{
+    api::{Assign, Device, Migration, StartMigration},
+    control::{self, Change, View, is_stuck, new_id, now},
+    directory::Directory,
+    store::{
+        DeviceChange, MoveChange, MoveFilter, Store, StoreError, Transaction,
+        committer::{CommitError, Commits},
+        record::{AuditRecord, DeviceRecord, MAX_TEXT},
+    },
+};
+use plan::{Plan, Target};
+
+/// How often a change is planned again because the row changed meanwhile.
+const ATTEMPTS: usize = 16;
+
+/// Why the service did not do what was asked. Nothing of it is done then.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The directory has no such device.
+    #[error("device {0} is not in the directory")]
+    UnknownDevice(DeviceId),
+    /// No such gateway has ever connected.
+    #[error("gateway {0} is not known: it has never connected to this registrar")]
+    UnknownGateway(GatewayId),
+    /// The gateway has connected, but devices cannot be sent there.
+    #[error("gateway {0} advertises no endpoint, devices cannot be sent there")]
+    NoEndpoint(GatewayId),
+    /// There is no such move, or it is forgotten.
+    #[error("move {0} is not known")]
+    UnknownMigration(CommandId),
+    /// The row is not what the caller expects, or changes too fast.
+    #[error("{0}")]
+    Conflict(String),
+    /// A field is not what it may be.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The store failed.
+    #[error("the store failed: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// The figures of the service.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a moved device may stay on its old gateway, unless the caller says otherwise.
+    pub move_grace: Duration,
+    /// Moves open at one time; one more is refused.
+    pub max_open_moves: usize,
+    /// When an open move without a step counts as stuck.
+    pub stuck_after: Duration,
+}
+
+/// What the service works on.
+pub struct Parts {
+    /// The figures.
+    pub settings: Settings,
+    /// The directory.
+    pub directory: Arc<Directory>,
+    /// The store, to read.
+    pub store: Arc<dyn Store>,
+    /// Where changes are written.
+    pub commits: Commits,
+    /// What the loop shows.
+    pub view: Arc<View>,
+    /// How the loop is told.
+    pub control: mpsc::Sender<control::Event>,
+}
+
+/// See the module; clones are cheap.
+#[derive(Clone)]
+pub struct Service {
+    parts: Arc<Parts>,
+}
+
+impl Service {
+    /// A service on these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.parts.directory
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.parts.store
+    }
+
+    /// Where changes are written.
+    pub fn commits(&self) -> &Commits {
+        &self.parts.commits
+    }
+
+    /// What the loop shows.
+    pub fn view(&self) -> &Arc<View> {
+        &self.parts.view
+    }
+
+    /// Assigns a device to a gateway. Another gateway than before is a move.
+    ///
+    /// # Errors
+    /// Unknown gateway, another epoch than expected, too long texts, too many open moves, a failing store.
+    pub async fn assign(&self, id: DeviceId, assign: Assign, actor: String) -> Result<Device, ServiceError> {
+        for (field, text) in [("labels", &assign.labels), ("note", &assign.note)] {
+            if text.as_ref().is_some_and(|text| text.len() > MAX_TEXT) {
+                return Err(ServiceError::Invalid(format!("{field}: longer than {MAX_TEXT} bytes")));
+            }
+        }
+        let known = self.parts.view.gateway(&assign.gateway).is_some();
+        if !known && !assign.allow_unknown_gateway {
+            return Err(ServiceError::UnknownGateway(assign.gateway));
+        }
+        let device = id.clone();
+        self.change(id, move |parts, id, before| {
+            if let Some(expected) = assign.expect_epoch {
+                let found = before.filter(|before| !before.removed).map(|before| before.epoch);
+                if found != Some(expected) {
+                    let found = found.map_or("none".to_owned(), |epoch| epoch.to_string());
+                    return Err(ServiceError::Conflict(format!(
+                        "expect_epoch: device {id} has epoch {found}, not {expected}"
+                    )));
+                }
+            }
+            let target = Target {
+                gateway: &assign.gateway,
+                reason: MoveReason::Operator,
+                grace: parts.settings.move_grace,
+                actor: &actor,
+                again: false,
+            };
+            let mut plan = parts.assignment(id, before, &target)?;
+            if let Some(labels) = &assign.labels {
+                plan.record.labels.clone_from(labels);
+            }
+            if let Some(note) = &assign.note {
+                plan.record.note.clone_from(note);
+            }
+            Ok(plan)
+        })
+        .await?;
+        self.device(&device).await
+    }
+
+    /// Moves a known device to a known gateway. Asked for again, it answers with the move there is.
+    ///
+    /// # Errors
+    /// Unknown device or gateway, too many open moves, a failing store.
+    pub async fn start_migration(
+        &self,
+        start: StartMigration,
+        actor: String,
+    ) -> Result<Migration, ServiceError> {
+        let gateway = self.parts.view.gateway(&start.gateway);
+        let gateway = gateway.ok_or_else(|| ServiceError::UnknownGateway(start.gateway.clone()))?;
+        if gateway.status.endpoints.is_empty() {
+            return Err(ServiceError::NoEndpoint(start.gateway));
+        }
+        let row = self.parts.store.device(&start.device).await?.filter(|row| !row.removed);
+        let row = row.ok_or_else(|| ServiceError::UnknownDevice(start.device.clone()))?;
+        if row.gateway == start.gateway {
+            let filter = MoveFilter { device: Some(start.device.clone()), ..MoveFilter::default() };
+            let last = self.parts.store.moves(filter, 1).await?.pop();
+            if let Some(last) = last.filter(|last| last.epoch == row.epoch) {
+                return Ok(last.migration(is_stuck(&last, self.parts.settings.stuck_after, now())));
+            }
+        }
+        let grace = start.grace_ms.map_or(self.parts.settings.move_grace, Duration::from_millis);
+        let plan = self
+            .change(start.device, move |parts, id, before| {
+                let before = before.filter(|before| !before.removed);
+                let before = before.ok_or_else(|| ServiceError::UnknownDevice(id.clone()))?;
+                let target = Target {
+                    gateway: &start.gateway,
+                    reason: start.reason.unwrap_or(MoveReason::Operator),
+                    grace,
+                    actor: &actor,
+                    again: true,
+                };
+                parts.assignment(id, Some(before), &target)
+            })
+            .await?;
+        let record = plan.moved.expect("a move was asked for, so one is planned");
+        Ok(record.migration(false))
+    }
+
+    /// Removes a device. Its epochs live on, should it come back.
+    ///
+    /// # Errors
+    /// Unknown device, a failing store.
+    pub async fn remove(&self, id: DeviceId, actor: String) -> Result<(), ServiceError> {
+        self.change(id, move |_, id, before| {
+            let before = before.filter(|before| !before.removed);
+            let before = before.ok_or_else(|| ServiceError::UnknownDevice(id.clone()))?;
+            Ok(Plan::removal(id, before, &actor, now()))
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Notes a row that was committed elsewhere, by an import: applies it, and has the device follow it.
+    pub async fn imported(&self, device: &DeviceId, record: &DeviceRecord) {
+        self.parts.directory.set_moving(device.as_str(), false);
+        if self.parts.directory.apply(device, record) {
+            self.parts.tell(Change::Assigned(device.clone())).await;
+        }
+    }
+
+    /// Plans and commits until no one else was faster. Goes on to its end even when the caller no longer waits: what
+    /// is committed must be applied.
+    async fn change<F>(&self, id: DeviceId, plan: F) -> Result<Plan, ServiceError>
+    where
+        F: Fn(&Parts, &DeviceId, Option<&DeviceRecord>) -> Result<Plan, ServiceError> + Send + 'static,
+    {
+        let parts = Arc::clone(&self.parts);
+        let change = tokio::spawn(async move {
+            for _ in 0..ATTEMPTS {
+                let before = parts.store.device(&id).await?;
+                let plan = plan(&parts, &id, before.as_ref())?;
+                if plan.changes_nothing(before.as_ref()) {
+                    return Ok(plan);
+                }
+                match parts.commits.commit(plan.transaction(&id, before.as_ref())).await {
+                    Ok(_) => {
+                        parts.apply(&id, &plan).await;
+                        return Ok(plan);
+                    }
+                    Err(CommitError::Conflict(_)) => {}
+                    Err(error) => return Err(ServiceError::Unavailable(error.to_string())),
+                }
+            }
+            Err(ServiceError::Conflict(format!("device {id} changes too fast, try again")))
+        });
+        change.await.unwrap_or_else(|error| Err(ServiceError::Unavailable(format!("the change broke off: {error}"))))
+    }
+}
+
+impl Parts {
+    async fn apply(&self, id: &DeviceId, plan: &Plan) {
+        // Before the row, so that no question between the two goes unnoted.
+        self.directory.set_moving(id.as_str(), plan.moved.is_some());
+        let applied = self.directory.apply(id, &plan.record);
+        let change = match &plan.moved {
+            Some(record) => Change::Moved(record.clone()),
+            None if plan.record.removed => Change::Removed(id.clone()),
+            None if applied => Change::Assigned(id.clone()),
+            None => return,
+        };
+        self.tell(change).await;
+    }
+
+    async fn tell(&self, change: Change) {
+        if self.control.send(control::Event::Changed(change)).await.is_err() {
+            tracing::warn!("the control loop is gone; the move goes on after the next start");
+        }
+    }
+}

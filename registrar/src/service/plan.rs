@@ -1,0 +1,129 @@
+//! What a change writes.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use protocol::{DeviceId, Epoch, GatewayId, message::MoveReason};
+
+use super::{AuditRecord, DeviceChange, DeviceRecord, MoveChange, Parts, ServiceError, Transaction, new_id, now};
+use crate::{
+    api::{MigrationState, Step},
+    store::record::{MoveRecord, MoveSource},
+};
+
+/// A change of one device, not yet written.
+pub(super) struct Plan {
+    pub record: DeviceRecord,
+    pub moved: Option<MoveRecord>,
+    audit: AuditRecord,
+}
+
+/// Where a device is to be.
+pub(super) struct Target<'a> {
+    pub gateway: &'a GatewayId,
+    pub reason: MoveReason,
+    pub grace: Duration,
+    pub actor: &'a str,
+    /// Whether a device that is assigned there already is assigned again, with a move to watch.
+    pub again: bool,
+}
+
+impl Parts {
+    /// Plans an assignment on the row as it is.
+    pub(super) fn assignment(
+        &self,
+        id: &DeviceId,
+        before: Option<&DeviceRecord>,
+        target: &Target<'_>,
+    ) -> Result<Plan, ServiceError> {
+        let at = now();
+        let assigned = before.filter(|before| !before.removed);
+        if let Some(same) = assigned.filter(|before| before.gateway == *target.gateway && !target.again) {
+            return Ok(Plan { record: same.clone(), moved: None, audit: audit("assign", id, before, same, target.actor, at) });
+        }
+        let record = DeviceRecord {
+            gateway: target.gateway.clone(),
+            epoch: before.map_or(Epoch::FIRST, |before| before.epoch.next()),
+            since: at,
+            removed: false,
+            labels: assigned.map_or_else(String::new, |before| before.labels.clone()),
+            note: assigned.map_or_else(String::new, |before| before.note.clone()),
+        };
+        let mut from: Vec<GatewayId> = assigned.map(|before| before.gateway.clone()).into_iter().collect();
+        let seen = self.directory.row(id.as_str()).and_then(|row| row.seen());
+        from.extend(seen.map(|number| self.directory.gateway(number)));
+        from.retain(|gateway| gateway != target.gateway);
+        from.dedup();
+        let is_move = target.again || !from.is_empty();
+        if is_move && self.view.open_moves() >= self.settings.max_open_moves {
+            let open = self.settings.max_open_moves;
+            return Err(ServiceError::Unavailable(format!("{open} moves are open, which is as many as may be")));
+        }
+        let moved = is_move.then(|| MoveRecord {
+            id: new_id(),
+            device: id.clone(),
+            from: from.into_iter().map(|gateway| MoveSource { gateway, noticed: false, cleared: false }).collect(),
+            to: record.gateway.clone(),
+            epoch: record.epoch,
+            reason: target.reason,
+            actor: target.actor.to_owned(),
+            grace_ms: u64::try_from(target.grace.as_millis()).unwrap_or(u64::MAX),
+            spread_ms: 0,
+            state: MigrationState::Planned,
+            steps: vec![Step { state: MigrationState::Planned, at }],
+            detail: None,
+            revision: 1,
+        });
+        let action = if assigned.is_some() { "move" } else { "assign" };
+        let audit = audit(action, id, before, &record, target.actor, at);
+        Ok(Plan { record, moved, audit })
+    }
+}
+
+impl Plan {
+    /// Plans a removal.
+    pub fn removal(id: &DeviceId, before: &DeviceRecord, actor: &str, at: Timestamp) -> Self {
+        let record =
+            DeviceRecord { epoch: before.epoch.next(), since: at, removed: true, ..before.clone() };
+        let audit = audit("remove", id, Some(before), &record, actor, at);
+        Self { record, moved: None, audit }
+    }
+
+    /// Whether there is nothing to write.
+    pub fn changes_nothing(&self, before: Option<&DeviceRecord>) -> bool {
+        before == Some(&self.record)
+    }
+
+    /// Row, move and audit entry as one.
+    pub fn transaction(&self, id: &DeviceId, before: Option<&DeviceRecord>) -> Transaction {
+        Transaction {
+            device: Some(DeviceChange {
+                id: id.clone(),
+                expect: before.map(|before| before.epoch),
+                put: self.record.clone(),
+            }),
+            moves: self.moved.clone().map(MoveChange::Put).into_iter().collect(),
+            audit: Some(self.audit.clone()),
+            ..Transaction::default()
+        }
+    }
+}
+
+fn audit(
+    action: &str,
+    id: &DeviceId,
+    before: Option<&DeviceRecord>,
+    after: &DeviceRecord,
+    actor: &str,
+    at: Timestamp,
+) -> AuditRecord {
+    let named = |record: &DeviceRecord| (!record.removed).then(|| (record.gateway.clone(), record.epoch));
+    AuditRecord {
+        at,
+        actor: actor.to_owned(),
+        action: action.to_owned(),
+        device: Some(id.clone()),
+        before: before.and_then(named),
+        after: named(after),
+    }
+}
