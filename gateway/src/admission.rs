@@ -39,7 +39,9 @@ impl Admission {
             epoch: status.epoch,
             command: status.command,
             state: status.state,
-            error: status.error.map(|text| text.chars().take(MAX_ERROR_TEXT).collect()),
+            error: status
+                .error
+                .map(|text| text.chars().take(MAX_ERROR_TEXT).collect()),
         });
         Decision::Accept
     }

@@ -141,14 +141,11 @@ fn look(options: &Options, show: impl FnOnce(&Layers)) -> ExitCode {
 }
 
 fn serve(options: &Options, addr_file: Option<&Path>) -> ExitCode {
-    let config = match options
-        .layers()
-        .map_err(anyhow::Error::from)
-        .and_then(|layers| {
-            let config = layers.config();
-            config.check()?;
-            Ok(config)
-        }) {
+    let config = match options.layers().map_err(anyhow::Error::from).and_then(|layers| {
+        let config = layers.config();
+        config.check()?;
+        Ok(config)
+    }) {
         Ok(config) => config,
         Err(error) => return failure(&error, USAGE),
     };

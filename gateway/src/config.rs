@@ -157,7 +157,9 @@ impl Default for Http {
 impl Default for Registrar {
     fn default() -> Self {
         Self {
-            url: "mqtt://127.0.0.1:1883".parse().expect("the default is an endpoint"),
+            url: "mqtt://127.0.0.1:1883"
+                .parse()
+                .expect("the default is an endpoint"),
             status_interval: Duration::from_secs(10),
             keep_alive: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
@@ -211,9 +213,15 @@ impl Config {
             })
         };
         let Some(id) = &self.id else {
-            return wrong("id", "this gateway has no name: pass --id ID, or set id in the file or GATEWAY__ID");
+            return wrong(
+                "id",
+                "this gateway has no name: pass --id ID, or set id in the file or GATEWAY__ID",
+            );
         };
-        for (key, listen) in [("mqtt.listen", self.mqtt.listen), ("http.listen", self.http.listen)] {
+        for (key, listen) in [
+            ("mqtt.listen", self.mqtt.listen),
+            ("http.listen", self.http.listen),
+        ] {
             if !self.insecure && !listen.ip().is_loopback() {
                 let problem = format!(
                     "{listen} is not on loopback, and nothing is encrypted or authenticated: set insecure = true to accept that"
@@ -223,15 +231,24 @@ impl Config {
         }
         match &self.advertise {
             Some(endpoints) if endpoints.is_empty() => {
-                return wrong("advertise", "is empty, so no device could find this gateway: list mqtt://HOST:PORT, or leave it out to advertise where it listens");
+                return wrong(
+                    "advertise",
+                    "is empty, so no device could find this gateway: list mqtt://HOST:PORT, or leave it out to advertise where it listens",
+                );
             }
             None if self.mqtt.listen.ip().is_unspecified() => {
-                return wrong("advertise", "is needed, because mqtt.listen is the unspecified address, which no device can connect to: list mqtt://HOST:PORT");
+                return wrong(
+                    "advertise",
+                    "is needed, because mqtt.listen is the unspecified address, which no device can connect to: list mqtt://HOST:PORT",
+                );
             }
             _ => {}
         }
         if self.registrar.url.scheme() == Scheme::Mqtts {
-            return wrong("registrar.url", "mqtts:// is not supported by this version: use mqtt://");
+            return wrong(
+                "registrar.url",
+                "mqtts:// is not supported by this version: use mqtt://",
+            );
         }
         let second = Duration::from_secs(1);
         if self.registrar.keep_alive < second || self.registrar.keep_alive > second * u32::from(u16::MAX) {
@@ -244,7 +261,10 @@ impl Config {
             return wrong("registrar.status_interval", "is more than 0");
         }
         if self.registrar.retry_min.is_zero() || self.registrar.retry_min > self.registrar.retry_max {
-            return wrong("registrar.retry_min", "is more than 0 and at most registrar.retry_max");
+            return wrong(
+                "registrar.retry_min",
+                "is more than 0 and at most registrar.retry_max",
+            );
         }
         for (key, value) in [
             ("mqtt.max_connections", self.mqtt.max_connections),

@@ -75,7 +75,10 @@ impl Control {
     async fn process(&mut self, commands: Vec<Command>) {
         let state = self.state.clone();
         let connected = |device: &_| state.is_connected(device);
-        let plan = state.notices.write().plan(&commands, &connected, Timestamp::now());
+        let plan = state
+            .notices
+            .write()
+            .plan(&commands, &connected, Timestamp::now());
         let count = commands.len() as u64;
         let (plan, written) = self.write(plan).await;
         match written {
@@ -156,7 +159,7 @@ impl Control {
                 Effect::Resync => self.state.events.resync(),
                 Effect::Stale(device, epoch) => {
                     metrics.stale.inc();
-                    tracing::debug!(%device, %epoch, "ignored a command of an epoch that is past");
+                    tracing::info!(%device, %epoch, "ignored a command of an epoch that is past");
                 }
                 Effect::Full(device) => {
                     metrics.full.inc();

@@ -102,7 +102,9 @@ impl Queue {
             inner.events.push_back(event);
             inner.oldest.get_or_insert(now);
         } else {
-            let earliest = inner.last_snapshot.map_or(now, |last| last + self.limits.resync_pause);
+            let earliest = inner
+                .last_snapshot
+                .map_or(now, |last| last + self.limits.resync_pause);
             inner.void(earliest.max(now));
         }
         // The consumer sleeps towards a known time; it is woken for a first event, a full batch or an overflow.

@@ -127,8 +127,12 @@ impl Link {
         let news = self.set_status(false, Some(text.clone()));
         let peer = &self.config.registrar;
         match error {
-            LinkError::Refused(_) if news => tracing::error!(%peer, error = text, "the registrar refuses this gateway"),
-            _ if news => tracing::warn!(%peer, error = text, "no connection to the registrar; devices are served, retrying"),
+            LinkError::Refused(_) if news => {
+                tracing::error!(%peer, error = text, "the registrar refuses this gateway")
+            }
+            _ if news => {
+                tracing::warn!(%peer, error = text, "no connection to the registrar; devices are served, retrying")
+            }
             _ => tracing::debug!(%peer, error = text, "still no connection to the registrar"),
         }
     }

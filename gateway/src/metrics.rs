@@ -52,20 +52,64 @@ pub fn register(registry: &mut Registry, state: Arc<State>) {
     let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("gateway_build", "The running version", version);
     let counters = [
-        ("rejected", "Connections refused because the device belongs elsewhere", &metrics.rejected),
-        ("kicked", "Devices disconnected because their grace was over", &metrics.kicked),
+        (
+            "rejected",
+            "Connections refused because the device belongs elsewhere",
+            &metrics.rejected,
+        ),
+        (
+            "kicked",
+            "Devices disconnected because their grace was over",
+            &metrics.kicked,
+        ),
         ("events", "Events told to the registrar", &metrics.events),
-        ("event_overflows", "Times the event queue overflowed and a snapshot was due", &metrics.event_overflows),
+        (
+            "event_overflows",
+            "Times the event queue overflowed and a snapshot was due",
+            &metrics.event_overflows,
+        ),
         ("snapshots", "Snapshots sent to the registrar", &metrics.snapshots),
         ("commands", "Commands carried out", &metrics.commands),
-        ("commands_dropped", "Commands dropped for lack of room or a failed store", &metrics.commands_dropped),
-        ("bad_commands", "Payloads from the registrar that could not be read", &metrics.bad_commands),
-        ("refused_publishes", "Control-plane messages of clients that were refused", &metrics.refused),
-        ("stale", "Commands of a lower epoch than one acted on", &metrics.stale),
-        ("notices_full", "Notices refused because too many are published", &metrics.full),
-        ("forgotten", "Memories of devices given up, oldest first", &metrics.forgotten),
-        ("store_errors", "Failed writes to the store", &metrics.store_errors),
-        ("link_attempts", "Attempts to connect to the registrar", &metrics.link_attempts),
+        (
+            "commands_dropped",
+            "Commands dropped for lack of room or a failed store",
+            &metrics.commands_dropped,
+        ),
+        (
+            "bad_commands",
+            "Payloads from the registrar that could not be read",
+            &metrics.bad_commands,
+        ),
+        (
+            "refused_publishes",
+            "Control-plane messages of clients that were refused",
+            &metrics.refused,
+        ),
+        (
+            "stale",
+            "Commands of a lower epoch than one acted on",
+            &metrics.stale,
+        ),
+        (
+            "notices_full",
+            "Notices refused because too many are published",
+            &metrics.full,
+        ),
+        (
+            "forgotten",
+            "Memories of devices given up, oldest first",
+            &metrics.forgotten,
+        ),
+        (
+            "store_errors",
+            "Failed writes to the store",
+            &metrics.store_errors,
+        ),
+        (
+            "link_attempts",
+            "Attempts to connect to the registrar",
+            &metrics.link_attempts,
+        ),
     ];
     for (name, help, counter) in counters {
         registry.register(format!("gateway_{name}"), help, counter.clone());
@@ -86,7 +130,11 @@ impl Collector for Sizes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let counts = self.0.notices.read().counts();
         let sizes = [
-            ("gateway_event_queue", "Events that wait for the registrar", self.0.events.len()),
+            (
+                "gateway_event_queue",
+                "Events that wait for the registrar",
+                self.0.events.len(),
+            ),
             (
                 "gateway_devices_connected",
                 "Connected clients whose id is a device id",

@@ -253,3 +253,6 @@ impl Notices {
         self.entries.insert(device, entry);
     }
 }
+
+#[cfg(test)]
+mod tests;

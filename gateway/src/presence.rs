@@ -88,7 +88,12 @@ mod tests {
 
     #[test]
     fn the_epoch_is_optional_and_never_trusted_to_parse() {
-        let property = |value: &str| vec![("x".to_owned(), "1".to_owned()), ("epoch".to_owned(), value.to_owned())];
+        let property = |value: &str| {
+            vec![
+                ("x".to_owned(), "1".to_owned()),
+                ("epoch".to_owned(), value.to_owned()),
+            ]
+        };
         assert_eq!(epoch_of(&property("7")), Some(Epoch::new(7)));
         assert_eq!(epoch_of(&property("seven")), None);
         assert_eq!(epoch_of(&[]), None);

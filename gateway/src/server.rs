@@ -85,7 +85,9 @@ impl Server {
                 Ok::<_, StoreError>((store, stored))
             }
         });
-        let (store, stored) = opened.await.expect("opening the store does not panic and is not cancelled")?;
+        let (store, stored) = opened
+            .await
+            .expect("opening the store does not panic and is not cancelled")?;
         tracing::info!(gateway = %id, entries = stored.len(), data_dir = %config.data_dir.display(), "store opened");
         let notices = Notices::new(config.notices(), stored);
         let state = Arc::new(State::new(notices, config.events()));
@@ -197,7 +199,11 @@ impl Server {
         }
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         let shutdown = self.broker.shutdown(left).await;
-        tracing::info!(drained = shutdown.drained, cut = shutdown.cut, "devices disconnected");
+        tracing::info!(
+            drained = shutdown.drained,
+            cut = shutdown.cut,
+            "devices disconnected"
+        );
         last.cancel();
         let rest = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout_at(deadline, rest).await.is_err() {

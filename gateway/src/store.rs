@@ -9,7 +9,9 @@ use std::{
 };
 
 use protocol::{DeviceId, GatewayId};
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction,
+};
 
 use crate::notices::Entry;
 
@@ -37,7 +39,9 @@ pub enum StoreError {
     #[error("{0} is in use by another process; give each gateway its own data folder")]
     Locked(PathBuf),
     /// Not a store of ours, or a damaged one.
-    #[error("{path} is damaged or no gateway's store ({detail}); restore it from a backup, or move it away to start empty")]
+    #[error(
+        "{path} is damaged or no gateway's store ({detail}); restore it from a backup, or move it away to start empty"
+    )]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -98,7 +102,9 @@ impl Store {
         };
         store.database = Some(store.connect()?);
         // The file's own name has to survive a power cut as well.
-        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(at)?;
+        fs::File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(at)?;
         Ok(store)
     }
 
@@ -107,7 +113,10 @@ impl Store {
     /// # Errors
     /// The file is damaged, or cannot be read.
     pub fn load(&self) -> Result<Vec<(DeviceId, Entry)>, StoreError> {
-        let database = self.database.as_ref().expect("a store is loaded before it is written");
+        let database = self
+            .database
+            .as_ref()
+            .expect("a store is loaded before it is written");
         let read = || -> Result<Vec<(DeviceId, Entry)>, String> {
             let transaction = database.begin_read().map_err(text)?;
             let table = transaction.open_table(ENTRIES).map_err(text)?;
@@ -117,7 +126,8 @@ impl Store {
                 .map(|row| {
                     let (device, entry) = row.map_err(text)?;
                     let device = device.value();
-                    let entry = serde_json::from_slice(entry.value()).map_err(|e| format!("entry {device:?}: {e}"))?;
+                    let entry = serde_json::from_slice(entry.value())
+                        .map_err(|e| format!("entry {device:?}: {e}"))?;
                     Ok((device.parse().map_err(text)?, entry))
                 })
                 .collect()
@@ -170,7 +180,9 @@ impl Store {
             DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
                 StoreError::Locked(self.path.clone())
             }
-            DatabaseError::Storage(StorageError::Io(source)) if source.kind() != io::ErrorKind::InvalidData => {
+            DatabaseError::Storage(StorageError::Io(source))
+                if source.kind() != io::ErrorKind::InvalidData =>
+            {
                 StoreError::Folder {
                     path: self.path.clone(),
                     source,
@@ -238,7 +250,10 @@ fn marker(database: &Database, gateway: &GatewayId) -> Result<Marker, redb::Erro
             meta.insert("gateway", gateway.as_str())?;
         }
         let read = |key| -> Result<String, redb::Error> {
-            Ok(meta.get(key)?.map(|value| value.value().to_owned()).unwrap_or_default())
+            Ok(meta
+                .get(key)?
+                .map(|value| value.value().to_owned())
+                .unwrap_or_default())
         };
         Marker {
             format: read("format")?,
@@ -250,7 +265,10 @@ fn marker(database: &Database, gateway: &GatewayId) -> Result<Marker, redb::Erro
     Ok(marker)
 }
 
-fn put(transaction: &WriteTransaction, changes: &BTreeMap<DeviceId, Option<Entry>>) -> Result<(), redb::Error> {
+fn put(
+    transaction: &WriteTransaction,
+    changes: &BTreeMap<DeviceId, Option<Entry>>,
+) -> Result<(), redb::Error> {
     let mut table = transaction.open_table(ENTRIES)?;
     for (device, entry) in changes {
         match entry {

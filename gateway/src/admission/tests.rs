@@ -95,7 +95,10 @@ async fn a_device_that_moved_away_is_rejected_with_its_server() {
     let admission = admission(vec![moved("d1", Some(server.clone()))]);
     admission.state.events.open();
     assert_eq!(events(&admission).await, []);
-    assert_eq!(admission.admit(&client("d1", 1)), Err(Refusal::ServerMoved(Some(server))));
+    assert_eq!(
+        admission.admit(&client("d1", 1)),
+        Err(Refusal::ServerMoved(Some(server)))
+    );
     assert_eq!(admission.admit(&client("d2", 2)), Ok(()));
     assert_eq!(admission.admit(&client("no/device", 3)), Ok(()));
     let rejected = Event::Rejected {
@@ -143,7 +146,10 @@ fn nobody_writes_control_topics_but_a_move_status() {
             topic: topic.to_owned(),
             ..Message::default()
         };
-        assert!(matches!(admission.publish(&client, &message), Decision::Refuse), "{topic}");
+        assert!(
+            matches!(admission.publish(&client, &message), Decision::Refuse),
+            "{topic}"
+        );
     }
     for topic in ["ctrl/d1/status", "data/d1/t", "é/x"] {
         assert!(admission.authorize(&client, Action::Publish(topic)), "{topic}");
@@ -186,7 +192,15 @@ async fn a_move_status_is_checked_and_reported() {
 fn filters_find_their_notices() {
     let admission = notified(&["a", "a-b", "b"]);
     let all = ["ctrl/a/migrate", "ctrl/a-b/migrate", "ctrl/b/migrate"];
-    for filter in ["#", "ctrl/#", "+/#", "ctrl/+/migrate", "ctrl/+/#", "+/+/+", "+/+/migrate/#"] {
+    for filter in [
+        "#",
+        "ctrl/#",
+        "+/#",
+        "ctrl/+/migrate",
+        "ctrl/+/#",
+        "+/+/+",
+        "+/+/migrate/#",
+    ] {
         for page in 1..=4 {
             assert_eq!(topics(&admission, filter, page), all, "{filter}");
         }
@@ -194,7 +208,16 @@ fn filters_find_their_notices() {
     for filter in ["ctrl/a-b/migrate", "ctrl/a-b/#", "ctrl/a-b/+", "+/a-b/migrate"] {
         assert_eq!(topics(&admission, filter, 1), ["ctrl/a-b/migrate"], "{filter}");
     }
-    for filter in ["ctrl", "ctrl/+", "ctrl/c/migrate", "ctrl/a/status", "data/#", "ctrl/a/migrate/+", "ctrl/+/status", ""] {
+    for filter in [
+        "ctrl",
+        "ctrl/+",
+        "ctrl/c/migrate",
+        "ctrl/a/status",
+        "data/#",
+        "ctrl/a/migrate/+",
+        "ctrl/+/status",
+        "",
+    ] {
         assert_eq!(topics(&admission, filter, 1), [""; 0], "{filter}");
     }
 }

@@ -83,7 +83,10 @@ impl Layers {
     ///
     /// # Errors
     /// A variable names no key, or its value does not fit.
-    pub fn environment(&mut self, variables: impl Iterator<Item = (String, String)>) -> Result<(), LoadError> {
+    pub fn environment(
+        &mut self,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<(), LoadError> {
         for (name, text) in variables {
             if let Some(path) = name.strip_prefix(PREFIX) {
                 let key = path.to_lowercase().replace("__", ".");
@@ -165,9 +168,7 @@ fn put(table: &mut Table, key: &str, value: Value) {
             table.insert(key.to_owned(), value);
         }
         Some((section, rest)) => {
-            let section = table
-                .entry(section)
-                .or_insert_with(|| Value::Table(Table::new()));
+            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
             if let Value::Table(section) = section {
                 put(section, rest, value);
             }
@@ -182,7 +183,11 @@ fn leaves(table: &Table) -> Vec<(String, &Value)> {
         match value {
             Value::Table(section) => {
                 let below = leaves(section);
-                found.extend(below.into_iter().map(|(rest, value)| (format!("{key}.{rest}"), value)));
+                found.extend(
+                    below
+                        .into_iter()
+                        .map(|(rest, value)| (format!("{key}.{rest}"), value)),
+                );
             }
             value => found.push((key.clone(), value)),
         }

@@ -13,9 +13,10 @@ fn load(text: &str) -> Result<Config, String> {
     let path = folder.path().join("gateway.toml");
     fs::write(&path, text).unwrap();
     let mut layers = Layers::default();
-    layers
-        .file(&path)
-        .map_err(|e| e.to_string().replace(&format!("{}", folder.path().display()), "DIR"))?;
+    layers.file(&path).map_err(|e| {
+        e.to_string()
+            .replace(&format!("{}", folder.path().display()), "DIR")
+    })?;
     Ok(layers.config())
 }
 
@@ -38,7 +39,11 @@ fn shipped_files_load_and_pass_the_check() {
         layers.file(&shipped(name)).unwrap();
         let config = layers.config();
         assert_eq!(config.check().unwrap().as_str(), id, "{name}");
-        assert_eq!((config.mqtt.listen.port(), config.http.listen.port()), (mqtt, http), "{name}");
+        assert_eq!(
+            (config.mqtt.listen.port(), config.http.listen.port()),
+            (mqtt, http),
+            "{name}"
+        );
     }
 }
 
@@ -63,11 +68,20 @@ fn a_file_error_names_file_line_and_key() {
     let error = load("id = \"gw-a\"\n\n[mqtt]\nlisten = \"nowhere\"\n").unwrap_err();
     assert!(error.starts_with("DIR/gateway.toml:4: mqtt.listen: "), "{error}");
     let error = load("[mqtt]\nlissten = \"127.0.0.1:1\"\n").unwrap_err();
-    assert!(error.starts_with("DIR/gateway.toml:2: mqtt.lissten: unknown field `lissten`"), "{error}");
+    assert!(
+        error.starts_with("DIR/gateway.toml:2: mqtt.lissten: unknown field `lissten`"),
+        "{error}"
+    );
     let error = load("id = \"gw a\"\n").unwrap_err();
-    assert!(error.starts_with("DIR/gateway.toml:1: id: gateway id has the character ' '"), "{error}");
+    assert!(
+        error.starts_with("DIR/gateway.toml:1: id: gateway id has the character ' '"),
+        "{error}"
+    );
     let error = load("id = \"gw-a\"\nadvertise = [\"mqtt://gw\"]").unwrap_err();
-    assert!(error.contains(":2: advertise: ") && error.contains("has no port"), "{error}");
+    assert!(
+        error.contains(":2: advertise: ") && error.contains("has no port"),
+        "{error}"
+    );
     let error = load("id = [").unwrap_err();
     assert!(error.starts_with("DIR/gateway.toml:1: "), "{error}");
 }
@@ -77,27 +91,47 @@ fn a_missing_file_is_named() {
     let error = Layers::default()
         .file(&PathBuf::from("/nowhere/gateway.toml"))
         .unwrap_err();
-    assert!(error.to_string().starts_with("cannot read /nowhere/gateway.toml: "), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("cannot read /nowhere/gateway.toml: "),
+        "{error}"
+    );
 }
 
 #[test]
 fn the_environment_is_checked_and_named() {
     let config = environment("GATEWAY__MQTT__LISTEN", "127.0.0.1:7").unwrap();
     assert_eq!(config.mqtt.listen.port(), 7);
-    assert_eq!(environment("GATEWAY__EVENTS__QUEUE", "7").unwrap().events.queue, 7);
-    assert_eq!(environment("GATEWAY__ID", "12").unwrap().id.unwrap().as_str(), "12");
+    assert_eq!(
+        environment("GATEWAY__EVENTS__QUEUE", "7").unwrap().events.queue,
+        7
+    );
+    assert_eq!(
+        environment("GATEWAY__ID", "12").unwrap().id.unwrap().as_str(),
+        "12"
+    );
     assert_eq!(environment("OTHER", "x").unwrap(), Config::default());
     let error = environment("GATEWAY__MQTT__PORT", "7").unwrap_err();
-    assert!(error.starts_with("environment GATEWAY__MQTT__PORT: unknown field `port`"), "{error}");
+    assert!(
+        error.starts_with("environment GATEWAY__MQTT__PORT: unknown field `port`"),
+        "{error}"
+    );
     let error = environment("GATEWAY__EVENTS__QUEUE", "many").unwrap_err();
-    assert!(error.starts_with("environment GATEWAY__EVENTS__QUEUE: "), "{error}");
+    assert!(
+        error.starts_with("environment GATEWAY__EVENTS__QUEUE: "),
+        "{error}"
+    );
 }
 
 #[test]
 fn later_layers_win_and_show_says_which() {
     let mut layers = Layers::default();
     layers.file(&shipped("dev/gateway-a.toml")).unwrap();
-    let environment = [("GATEWAY__ID", "gw-env"), ("GATEWAY__HTTP__LISTEN", "127.0.0.1:1")];
+    let environment = [
+        ("GATEWAY__ID", "gw-env"),
+        ("GATEWAY__HTTP__LISTEN", "127.0.0.1:1"),
+    ];
     let owned = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
     layers.environment(owned.into_iter()).unwrap();
     layers.text("id", "gw-flag", "--id").unwrap();
@@ -116,7 +150,11 @@ fn later_layers_win_and_show_says_which() {
     ] {
         assert!(shown.contains(line), "{line} in\n{shown}");
     }
-    assert!(shown.lines().any(|line| line.starts_with("mqtt.listen = ") && line.ends_with("gateway-a.toml")));
+    assert!(
+        shown
+            .lines()
+            .any(|line| line.starts_with("mqtt.listen = ") && line.ends_with("gateway-a.toml"))
+    );
     let mut again = Layers::default();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("shown.toml"), &shown).unwrap();
@@ -156,6 +194,9 @@ fn the_check_names_the_key() {
         }),
         Ok(())
     );
-    assert_eq!(key(&|c| c.registrar.url = "mqtts://r:1".parse().unwrap()), Err("registrar.url"));
+    assert_eq!(
+        key(&|c| c.registrar.url = "mqtts://r:1".parse().unwrap()),
+        Err("registrar.url")
+    );
     assert_eq!(key(&|c| c.events.queue = 0), Err("events.queue"));
 }

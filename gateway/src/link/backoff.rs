@@ -20,7 +20,11 @@ impl Backoff {
     /// The next wait, from a random number in 0..1.
     pub(super) fn next(&mut self, random: f64) -> Duration {
         self.ceiling = (self.ceiling * 2).min(self.most);
-        self.least + self.ceiling.saturating_sub(self.least).mul_f64(random.clamp(0.0, 1.0))
+        self.least
+            + self
+                .ceiling
+                .saturating_sub(self.least)
+                .mul_f64(random.clamp(0.0, 1.0))
     }
 
     pub(super) fn reset(&mut self) {

@@ -192,7 +192,11 @@ impl<'a> Connection<'a> {
             Outgoing::Snapshot => {
                 link.state.metrics.snapshots.inc();
                 let (connected, held) = link.state.snapshot();
-                tracing::debug!(connected = connected.len(), held = held.len(), "sending a snapshot");
+                tracing::debug!(
+                    connected = connected.len(),
+                    held = held.len(),
+                    "sending a snapshot"
+                );
                 payloads::snapshot(CommandId::new(Uuid::now_v7()), connected, held)
                     .into_iter()
                     .flat_map(|part| payloads::events(instance, vec![Event::Snapshot(part)]))
@@ -209,9 +213,16 @@ impl<'a> Connection<'a> {
 
     fn flush(&mut self) -> Result<(), LinkError> {
         while self.in_flight < WINDOW {
-            let Some(packet) = self.outbox.pop_front() else { break };
+            let Some(packet) = self.outbox.pop_front() else {
+                break;
+            };
             self.client
-                .try_publish(packet.topic.to_string(), QoS::AtLeastOnce, packet.retain, packet.payload)
+                .try_publish(
+                    packet.topic.to_string(),
+                    QoS::AtLeastOnce,
+                    packet.retain,
+                    packet.payload,
+                )
                 .map_err(|_| LinkError::Ended)?;
             self.in_flight += 1;
         }
@@ -234,8 +245,16 @@ fn options(link: &Link) -> MqttOptions {
     let config = &link.config;
     let host = config.registrar.host();
     // The library joins host and port with a colon.
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let mut options = MqttOptions::new(format!("gateway/{}", config.gateway), host, config.registrar.port());
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    };
+    let mut options = MqttOptions::new(
+        format!("gateway/{}", config.gateway),
+        host,
+        config.registrar.port(),
+    );
     let will = config.status(GatewayState::Offline, 0);
     let topic = Topic::GatewayStatus(config.gateway.clone()).to_string();
     let packet_size = u32::try_from(MAX_GATEWAY_PAYLOAD + HEADER).unwrap_or(u32::MAX);
@@ -243,7 +262,13 @@ fn options(link: &Link) -> MqttOptions {
         .set_keep_alive(config.keep_alive)
         .set_connection_timeout(config.timeout.as_secs().max(1))
         .set_clean_start(true)
-        .set_last_will(LastWill::new(topic, will.to_payload(), QoS::AtLeastOnce, true, None))
+        .set_last_will(LastWill::new(
+            topic,
+            will.to_payload(),
+            QoS::AtLeastOnce,
+            true,
+            None,
+        ))
         .set_max_packet_size(Some(packet_size))
         .set_user_properties(vec![("instance".to_owned(), config.instance.clone())]);
     options

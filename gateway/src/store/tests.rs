@@ -72,7 +72,12 @@ fn what_is_written_is_there_after_reopening() {
         .collect();
     assert_eq!(store.load().unwrap(), expected);
     let replaced = entry(Standing::Admitted);
-    let changes = [(device(0), None), (device(1), Some(replaced.clone())), (device(99), None)].into();
+    let changes = [
+        (device(0), None),
+        (device(1), Some(replaced.clone())),
+        (device(99), None),
+    ]
+    .into();
     store.write(&changes).unwrap();
     store.probe().unwrap();
     drop(store);
@@ -94,8 +99,15 @@ fn a_second_opener_is_told_who_is_in_the_way() {
 fn another_gateways_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     drop(open(folder.path()).unwrap());
-    let error = Store::open(folder.path(), &"gw-b".parse().unwrap()).err().unwrap();
-    assert!(error.to_string().contains("belongs to gateway gw-a, this is gw-b"), "{error}");
+    let error = Store::open(folder.path(), &"gw-b".parse().unwrap())
+        .err()
+        .unwrap();
+    assert!(
+        error
+            .to_string()
+            .contains("belongs to gateway gw-a, this is gw-b"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -111,7 +123,10 @@ fn a_newer_format_is_refused_and_left_alone() {
         .unwrap();
     drop(store);
     let error = open(folder.path()).err().unwrap();
-    assert!(matches!(&error, StoreError::Newer { found, .. } if *found == newer), "{error}");
+    assert!(
+        matches!(&error, StoreError::Newer { found, .. } if *found == newer),
+        "{error}"
+    );
 }
 
 #[test]

@@ -1,0 +1,356 @@
+mod model;
+
+use protocol::{
+    CommandId,
+    message::{Command, HeldState, Instruction, MoveReason},
+};
+use uuid::Uuid;
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    published: 100,
+    moved: 100,
+    admitted: 100,
+};
+const GRACE_MS: u64 = 1_000;
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(1_000_000 + ms).unwrap()
+}
+
+fn device(name: &str) -> DeviceId {
+    name.parse().unwrap()
+}
+
+fn id(n: u128) -> CommandId {
+    CommandId::new(Uuid::from_u128(n))
+}
+
+fn notify(n: u128, name: &str, epoch: u64) -> Command {
+    Command {
+        command: id(n),
+        instruction: Instruction::Notify {
+            device: device(name),
+            epoch: Epoch::new(epoch),
+            reason: MoveReason::Operator,
+            grace_ms: GRACE_MS,
+            spread_ms: 0,
+            server: Some(server()),
+        },
+    }
+}
+
+fn clear(n: u128, name: &str, epoch: u64) -> Command {
+    Command {
+        command: id(n),
+        instruction: Instruction::Clear {
+            device: device(name),
+            epoch: Epoch::new(epoch),
+        },
+    }
+}
+
+fn admit(n: u128, name: &str, epoch: u64) -> Command {
+    Command {
+        command: id(n),
+        instruction: Instruction::Admit {
+            device: device(name),
+            epoch: Epoch::new(epoch),
+        },
+    }
+}
+
+fn server() -> Endpoint {
+    "mqtt://127.0.0.1:1885".parse().unwrap()
+}
+
+fn noticed(n: u128, name: &str, epoch: u64) -> Effect {
+    Effect::Emit(Event::Noticed {
+        device: device(name),
+        epoch: Epoch::new(epoch),
+        command: id(n),
+    })
+}
+
+fn cleared(n: u128, name: &str, epoch: u64) -> Effect {
+    Effect::Emit(Event::Cleared {
+        device: device(name),
+        epoch: Epoch::new(epoch),
+        command: id(n),
+    })
+}
+
+fn stale(name: &str, epoch: u64) -> Effect {
+    Effect::Stale(device(name), Epoch::new(epoch))
+}
+
+fn kick(name: &str) -> Effect {
+    Effect::Kick(device(name), Some(server()))
+}
+
+/// A gateway whose disk always works: what is planned is committed at once.
+struct Gateway {
+    notices: Notices,
+    connected: BTreeSet<DeviceId>,
+}
+
+impl Gateway {
+    fn new() -> Self {
+        Self::with(LIMITS)
+    }
+
+    fn with(limits: Limits) -> Self {
+        Self {
+            notices: Notices::new(limits, []),
+            connected: BTreeSet::new(),
+        }
+    }
+
+    fn run(&mut self, ms: i64, commands: &[Command]) -> Vec<Effect> {
+        let connected = |device: &DeviceId| self.connected.contains(device);
+        let plan = self.notices.plan(commands, &connected, at(ms));
+        self.notices.commit(plan, &connected)
+    }
+
+    fn joins(&mut self, ms: i64, name: &str) -> Vec<Effect> {
+        self.connected.insert(device(name));
+        self.notices.touch(&device(name));
+        self.run(ms, &[])
+    }
+
+    fn leaves(&mut self, ms: i64, name: &str) -> Vec<Effect> {
+        self.connected.remove(name);
+        self.notices.touch(&device(name));
+        self.run(ms, &[])
+    }
+
+    fn admits(&self, ms: i64, name: &str) -> bool {
+        self.notices.admit(name, at(ms)).is_ok()
+    }
+
+    fn held(&self) -> Vec<(String, HeldState)> {
+        self.notices
+            .held()
+            .map(|held| (held.device.to_string(), held.state))
+            .collect()
+    }
+}
+
+#[test]
+fn nothing_is_visible_before_it_is_durable() {
+    let mut notices = Notices::new(LIMITS, []);
+    let plan = notices.plan(&[notify(1, "d", 2)], &|_| false, at(0));
+    assert_eq!(plan.changes().len(), 1);
+    assert_eq!(notices.retained("d"), None);
+    notices.rollback(plan);
+    assert_eq!(notices.retained("d"), None);
+    let plan = notices.plan(&[notify(1, "d", 2)], &|_| false, at(0));
+    let effects = notices.commit(plan, &|_| false);
+    let migrate = notices.retained("d").unwrap();
+    assert_eq!(migrate.not_after, Some(at(1_000)));
+    assert_eq!(
+        effects,
+        [Effect::Publish(device("d"), migrate), noticed(1, "d", 2)]
+    );
+}
+
+#[test]
+fn the_grace_admits_and_its_end_kicks_and_rejects() {
+    let mut gateway = Gateway::new();
+    gateway.joins(0, "d");
+    gateway.run(0, &[notify(1, "d", 2)]);
+    assert!(gateway.admits(999, "d"));
+    assert_eq!(gateway.notices.tick(at(999)), []);
+    assert_eq!(gateway.notices.next_deadline(), Some(at(1_000)));
+    assert_eq!(gateway.notices.tick(at(1_000)), [kick("d")]);
+    assert_eq!(gateway.notices.next_deadline(), None);
+    let rejection = gateway.notices.admit("d", at(1_000)).unwrap_err();
+    assert_eq!(
+        (rejection.epoch, rejection.server),
+        (Epoch::new(2), Some(server()))
+    );
+    assert!(
+        gateway.notices.retained("d").is_some(),
+        "retained until it was seen elsewhere"
+    );
+}
+
+#[test]
+fn a_device_that_slips_in_as_the_grace_ends_is_kicked() {
+    let mut gateway = Gateway::new();
+    gateway.run(0, &[notify(1, "d", 2)]);
+    assert_eq!(gateway.notices.tick(at(1_000)), [kick("d")]);
+    assert_eq!(gateway.joins(1_001, "d"), [kick("d")]);
+}
+
+#[test]
+fn the_same_notice_again_is_answered_and_its_grace_runs_on() {
+    let mut gateway = Gateway::new();
+    gateway.run(0, &[notify(1, "d", 2)]);
+    assert_eq!(
+        gateway.run(500, &[notify(1, "d", 2), notify(2, "d", 2)]),
+        [noticed(1, "d", 2), noticed(2, "d", 2)]
+    );
+    assert_eq!(gateway.notices.next_deadline(), Some(at(1_000)));
+}
+
+#[test]
+fn a_newer_notice_replaces_and_gives_a_new_grace() {
+    let mut gateway = Gateway::new();
+    gateway.run(0, &[notify(1, "d", 2)]);
+    gateway.run(1_500, &[notify(2, "d", 3)]);
+    assert!(gateway.admits(2_499, "d") && !gateway.admits(2_500, "d"));
+    assert_eq!(gateway.run(1_600, &[notify(1, "d", 2)]), [stale("d", 2)]);
+}
+
+#[test]
+fn a_clear_waits_for_the_device_to_leave() {
+    let mut gateway = Gateway::new();
+    gateway.joins(0, "d");
+    gateway.run(0, &[notify(1, "d", 2)]);
+    assert_eq!(gateway.run(10, &[clear(2, "d", 2)]), []);
+    assert!(gateway.notices.retained("d").is_some());
+    assert_eq!(
+        gateway.leaves(20, "d"),
+        [Effect::Unpublish(device("d")), cleared(2, "d", 2)]
+    );
+    assert_eq!(gateway.held(), [("d".to_owned(), HeldState::Moved)]);
+    assert!(!gateway.admits(30, "d"));
+    assert_eq!(gateway.run(40, &[clear(3, "d", 2)]), [cleared(3, "d", 2)]);
+}
+
+#[test]
+fn a_device_that_leaves_while_its_clear_is_written_is_not_waited_for() {
+    let mut gateway = Gateway::new();
+    let batch = [notify(1, "d", 2), clear(2, "d", 2)];
+    let plan = gateway.notices.plan(&batch, &|_| true, at(0));
+    assert!(
+        !gateway.notices.touch(&device("d")),
+        "nothing is held against it yet"
+    );
+    gateway.notices.commit(plan, &|_| false);
+    assert!(gateway.notices.has_work());
+    assert_eq!(
+        gateway.run(1, &[]),
+        [Effect::Unpublish(device("d")), cleared(2, "d", 2)]
+    );
+}
+
+#[test]
+fn a_failed_write_is_planned_again() {
+    let mut gateway = Gateway::new();
+    gateway.joins(0, "d");
+    gateway.run(0, &[notify(1, "d", 2), clear(2, "d", 2)]);
+    gateway.connected.clear();
+    gateway.notices.touch(&device("d"));
+    let plan = gateway.notices.plan(&[], &|_| false, at(5));
+    gateway.notices.rollback(plan);
+    assert!(gateway.notices.retained("d").is_some() && gateway.notices.has_work());
+    assert_eq!(gateway.run(6, &[]).len(), 2);
+}
+
+#[test]
+fn a_notice_that_was_cleared_stays_cleared() {
+    let mut gateway = Gateway::new();
+    gateway.run(0, &[notify(1, "d", 2), clear(1, "d", 2)]);
+    assert_eq!(gateway.run(1, &[notify(1, "d", 2)]), [noticed(1, "d", 2)]);
+    assert_eq!(
+        gateway.notices.counts(),
+        Counts {
+            moved: 1,
+            ..Counts::default()
+        }
+    );
+    assert_eq!(
+        gateway.run(2, &[clear(2, "e", 5), notify(3, "e", 5)]),
+        [cleared(2, "e", 5), noticed(3, "e", 5)]
+    );
+    assert_eq!(gateway.notices.all_retained(None).count(), 0);
+}
+
+#[test]
+fn moved_back_it_is_admitted_and_no_older_notice_is_obeyed() {
+    let mut gateway = Gateway::new();
+    gateway.run(0, &[notify(1, "d", 2), clear(1, "d", 2)]);
+    assert!(!gateway.admits(1, "d"));
+    assert_eq!(gateway.run(2, &[admit(2, "d", 3)]), []);
+    assert!(gateway.admits(3, "d"));
+    let late = [
+        notify(1, "d", 2),
+        clear(1, "d", 2),
+        notify(9, "d", 3),
+        admit(9, "d", 2),
+    ];
+    let ignored = [stale("d", 2), stale("d", 2), stale("d", 3), stale("d", 2)];
+    assert_eq!(gateway.run(4, &late), ignored);
+    assert!(gateway.admits(5, "d"));
+    gateway.run(6, &[notify(4, "d", 4)]);
+    assert_eq!(
+        gateway.run(7, &[admit(5, "d", 5)]),
+        [Effect::Unpublish(device("d"))]
+    );
+    assert_eq!(gateway.held(), []);
+}
+
+#[test]
+fn resync_is_passed_on() {
+    let command = Command {
+        command: id(1),
+        instruction: Instruction::Resync,
+    };
+    assert_eq!(Gateway::new().run(0, &[command]), [Effect::Resync]);
+}
+
+#[test]
+fn a_grace_without_end_does_not_overflow() {
+    let mut forever = notify(1, "d", 2);
+    if let Instruction::Notify { grace_ms, .. } = &mut forever.instruction {
+        *grace_ms = u64::MAX;
+    }
+    let mut gateway = Gateway::new();
+    gateway.run(0, &[forever]);
+    assert_eq!(gateway.notices.next_deadline(), Some(Timestamp::MAX));
+}
+
+#[test]
+fn beyond_the_limits_notices_are_refused_and_the_oldest_memory_goes() {
+    let mut gateway = Gateway::with(Limits {
+        published: 2,
+        moved: 2,
+        admitted: 1,
+    });
+    let effects = gateway.run(
+        0,
+        &[
+            notify(1, "a", 1),
+            notify(2, "b", 1),
+            notify(3, "c", 1),
+            notify(4, "a", 2),
+        ],
+    );
+    assert_eq!(
+        effects
+            .iter()
+            .filter(|effect| **effect == Effect::Full(device("c")))
+            .count(),
+        1
+    );
+    assert_eq!(gateway.notices.counts().published, 2);
+    gateway.run(1, &[clear(1, "a", 2)]);
+    gateway.run(2, &[clear(2, "b", 1)]);
+    let effects = gateway.run(3, &[clear(3, "c", 1), clear(3, "d", 1)]);
+    assert!(effects.ends_with(&[Effect::Forgot(device("a")), Effect::Forgot(device("b"))]));
+    assert_eq!(
+        gateway.held(),
+        [
+            ("c".to_owned(), HeldState::Moved),
+            ("d".to_owned(), HeldState::Moved)
+        ]
+    );
+    assert_eq!(
+        gateway.run(4, &[admit(5, "e", 1), admit(6, "f", 1)]),
+        [Effect::Forgot(device("e"))]
+    );
+    assert_eq!(gateway.notices.counts().admitted, 1);
+}

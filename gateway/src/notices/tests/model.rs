@@ -1,0 +1,346 @@
+//! Random commands, comings and goings, failing writes and restarts, in virtual time, against a model that has no disk,
+//! no plans and no indexes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const DEVICES: [&str; 3] = ["a", "a-b", "c"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Commands(Vec<Command>),
+    Joins(&'static str),
+    Leaves(&'static str),
+    Passes(i64),
+    /// The writes of this step fail; what a batch asked is lost and nothing of it is seen.
+    Fails(Vec<Command>),
+    Restarts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stands {
+    Published { deadline: i64, clear: Option<u64> },
+    Moved,
+    Admitted,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    devices: BTreeMap<String, (u64, Stands)>,
+}
+
+impl Model {
+    fn apply(&mut self, command: &Command, connected: &BTreeSet<DeviceId>, now: i64) {
+        match &command.instruction {
+            Instruction::Notify {
+                device,
+                epoch,
+                grace_ms,
+                ..
+            } => {
+                let deadline = now + i64::try_from(*grace_ms).unwrap();
+                if self.known(device).is_none_or(|(known, _)| *epoch > known) {
+                    self.put(
+                        device,
+                        *epoch,
+                        Stands::Published {
+                            deadline,
+                            clear: None,
+                        },
+                    );
+                }
+            }
+            Instruction::Clear { device, epoch } => match self.known(device) {
+                Some((known, _)) if *epoch < known => {}
+                Some((known, Stands::Admitted)) if *epoch == known => {}
+                Some((known, Stands::Published { deadline, .. })) if connected.contains(device) => {
+                    let clear = Some(epoch.get());
+                    self.put(device, known, Stands::Published { deadline, clear });
+                }
+                _ => self.put(device, *epoch, Stands::Moved),
+            },
+            Instruction::Admit { device, epoch } => {
+                if self.known(device).is_none_or(|(known, _)| *epoch >= known) {
+                    self.put(device, *epoch, Stands::Admitted);
+                }
+            }
+            Instruction::Resync => {}
+        }
+    }
+
+    fn known(&self, device: &DeviceId) -> Option<(Epoch, Stands)> {
+        let (epoch, stands) = self.devices.get(device.as_str())?;
+        Some((Epoch::new(*epoch), *stands))
+    }
+
+    fn put(&mut self, device: &DeviceId, epoch: Epoch, stands: Stands) {
+        self.devices.insert(device.to_string(), (epoch.get(), stands));
+    }
+
+    fn left(&mut self, device: &str) {
+        if let Some((epoch, stands)) = self.devices.get_mut(device)
+            && let Stands::Published {
+                clear: Some(seen), ..
+            } = *stands
+        {
+            *epoch = seen.max(*epoch);
+            *stands = Stands::Moved;
+        }
+    }
+
+    fn bars(&self, device: &str, now: i64) -> bool {
+        match self.devices.get(device) {
+            Some((_, Stands::Published { deadline, .. })) => now >= *deadline,
+            Some((_, Stands::Moved)) => true,
+            _ => false,
+        }
+    }
+
+    fn published(&self) -> BTreeSet<String> {
+        let published = |stands: &Stands| matches!(stands, Stands::Published { .. });
+        self.devices
+            .iter()
+            .filter(|(_, (_, stands))| published(stands))
+            .map(|(device, _)| device.clone())
+            .collect()
+    }
+}
+
+/// The real core with a disk, and a subscriber who only sees live messages.
+struct World {
+    notices: Notices,
+    disk: BTreeMap<DeviceId, Entry>,
+    connected: BTreeSet<DeviceId>,
+    subscriber: BTreeSet<String>,
+    now: i64,
+    model: Model,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            notices: Notices::new(LIMITS, []),
+            disk: BTreeMap::new(),
+            connected: BTreeSet::new(),
+            subscriber: BTreeSet::new(),
+            now: 0,
+            model: Model::default(),
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Commands(commands) => {
+                for command in commands {
+                    self.model.apply(command, &self.connected, self.now);
+                }
+                self.drive(commands);
+            }
+            Step::Joins(name) => {
+                if self.notices.admit(name, at(self.now)).is_ok() {
+                    self.connected.insert(device(name));
+                    self.notices.touch(&device(name));
+                }
+                self.drive(&[]);
+            }
+            Step::Leaves(name) => {
+                self.leave(name);
+                self.drive(&[]);
+            }
+            Step::Passes(ms) => {
+                self.now += ms;
+                let effects = self.notices.tick(at(self.now));
+                self.carry_out(effects);
+                self.drive(&[]);
+            }
+            Step::Fails(commands) => {
+                let connected = |device: &DeviceId| self.connected.contains(device);
+                let plan = self.notices.plan(commands, &connected, at(self.now));
+                self.notices.rollback(plan);
+                self.drive(&[]);
+            }
+            Step::Restarts => {
+                for name in std::mem::take(&mut self.connected) {
+                    self.model.left(name.as_str());
+                }
+                self.notices = Notices::new(LIMITS, self.disk.clone());
+                self.drive(&[]);
+            }
+        }
+    }
+
+    fn leave(&mut self, name: &str) {
+        if self.connected.remove(name) {
+            self.model.left(name);
+            self.notices.touch(&device(name));
+        }
+    }
+
+    fn drive(&mut self, commands: &[Command]) {
+        let mut commands = commands;
+        loop {
+            let connected = |device: &DeviceId| self.connected.contains(device);
+            let plan = self.notices.plan(commands, &connected, at(self.now));
+            for (device, entry) in plan.changes() {
+                match entry {
+                    Some(entry) => self.disk.insert(device.clone(), entry.clone()),
+                    None => self.disk.remove(device),
+                };
+            }
+            let effects = self.notices.commit(plan, &connected);
+            self.carry_out(effects);
+            if !self.notices.has_work() {
+                return;
+            }
+            commands = &[];
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Publish(device, migrate) => {
+                    assert!(
+                        self.disk[&device].epoch >= migrate.epoch,
+                        "durable before it is published"
+                    );
+                    self.subscriber.insert(device.to_string());
+                }
+                Effect::Unpublish(device) => {
+                    assert!(
+                        self.subscriber.remove(device.as_str()),
+                        "only what was published is withdrawn"
+                    );
+                }
+                Effect::Kick(device, _) => self.leave(device.as_str()),
+                Effect::Emit(Event::Noticed { device, epoch, .. }) => {
+                    assert!(
+                        self.disk[&device].epoch >= epoch,
+                        "durable before it is acknowledged"
+                    );
+                }
+                Effect::Emit(Event::Cleared { device, epoch, .. }) => {
+                    let entry = &self.disk[&device];
+                    let durable = entry.epoch >= epoch && (entry.migrate().is_none() || entry.epoch > epoch);
+                    assert!(durable, "durable before it is acknowledged");
+                }
+                Effect::Stale(device, epoch) => assert!(self.disk[&device].epoch >= epoch),
+                Effect::Emit(_) | Effect::Resync | Effect::Full(_) | Effect::Forgot(_) => {}
+            }
+        }
+    }
+
+    fn agrees(&self) {
+        let retained: BTreeSet<String> = self
+            .notices
+            .all_retained(None)
+            .map(|(device, _)| device.to_string())
+            .collect();
+        assert_eq!(retained, self.model.published());
+        assert_eq!(retained, self.subscriber);
+        for name in DEVICES {
+            let bars = self.model.bars(name, self.now);
+            assert_eq!(self.notices.admit(name, at(self.now)).is_err(), bars, "{name}");
+            let slipped = bars && self.connected.contains(name);
+            assert!(
+                !slipped || self.moved_while_connected(name),
+                "{name} stays although it is barred"
+            );
+        }
+        let epochs: BTreeMap<_, _> = self
+            .disk
+            .iter()
+            .map(|(d, e)| (d.to_string(), e.epoch.get()))
+            .collect();
+        let expected: BTreeMap<_, _> = self
+            .model
+            .devices
+            .iter()
+            .map(|(d, (e, _))| (d.clone(), *e))
+            .collect();
+        assert_eq!(epochs, expected);
+        let counts = self.notices.counts();
+        assert_eq!(counts.published + counts.moved + counts.admitted, self.disk.len());
+    }
+
+    /// A device seen elsewhere of which no notice was held may stay until it leaves; see `Instruction::Clear`.
+    fn moved_while_connected(&self, name: &str) -> bool {
+        matches!(self.model.devices.get(name), Some((_, Stands::Moved)))
+    }
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let name = proptest::sample::select(&DEVICES[..]);
+    (0..3_u8, 0..100_u128, name, 1..6_u64).prop_map(|(op, n, name, epoch)| match op {
+        0 => notify(n, name, epoch),
+        1 => clear(n, name, epoch),
+        _ => admit(n, name, epoch),
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let name = || proptest::sample::select(&DEVICES[..]);
+    let commands = || proptest::collection::vec(command(), 1..4);
+    prop_oneof![
+        6 => commands().prop_map(Step::Commands),
+        3 => name().prop_map(Step::Joins),
+        3 => name().prop_map(Step::Leaves),
+        2 => (1..1_500_i64).prop_map(Step::Passes),
+        1 => commands().prop_map(Step::Fails),
+        1 => Just(Step::Restarts),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_core_agrees_with_its_model(steps in proptest::collection::vec(step(), 1..40)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.step(step);
+            world.agrees();
+        }
+        // A restart at any point loses neither a notice nor a rejection.
+        world.step(&Step::Restarts);
+        world.agrees();
+    }
+
+    #[test]
+    fn nothing_is_retained_once_all_are_cleared_and_have_left(steps in proptest::collection::vec(step(), 1..30)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.step(step);
+        }
+        let all: Vec<Command> = DEVICES.iter().map(|name| clear(200, name, 6)).collect();
+        world.step(&Step::Commands(all));
+        for name in DEVICES {
+            world.step(&Step::Leaves(name));
+        }
+        prop_assert!(world.subscriber.is_empty());
+        prop_assert_eq!(world.notices.all_retained(None).count(), 0);
+    }
+
+    #[test]
+    fn bounds_hold(batches in proptest::collection::vec(
+        proptest::collection::vec((0..3_u8, 0..20_u32, 1..6_u64), 1..6), 1..40)
+    ) {
+        let limits = Limits { published: 3, moved: 4, admitted: 2 };
+        let mut gateway = Gateway::with(limits);
+        for (now, batch) in batches.iter().enumerate() {
+            let commands: Vec<Command> = batch
+                .iter()
+                .map(|(op, device, epoch)| {
+                    let make = [notify, clear, admit][usize::from(*op)];
+                    make(1, &format!("d{device}"), *epoch)
+                })
+                .collect();
+            gateway.run(i64::try_from(now).unwrap(), &commands);
+            let counts = gateway.notices.counts();
+            prop_assert!(counts.published <= 3 && counts.moved <= 4 && counts.admitted <= 2, "{:?}", counts);
+        }
+    }
+}
