@@ -29,7 +29,7 @@ pub trait Record: Serialize {
 }
 
 enum Sink {
-    Table(Table, BufWriter<Stdout>),
+    Table(Box<Table>, BufWriter<Stdout>),
     Json { out: BufWriter<Stdout>, empty: bool },
     Ndjson(BufWriter<Stdout>),
     Csv(Box<csv::Writer<Stdout>>),
@@ -46,7 +46,7 @@ impl Printer {
                 let mut table = Table::new();
                 table.load_style(NOTHING);
                 table.set_header(T::COLUMNS.iter().map(|name| name.to_uppercase()));
-                Sink::Table(table, out)
+                Sink::Table(Box::new(table), out)
             }
             Format::Json => Sink::Json { out, empty: true },
             Format::Ndjson => Sink::Ndjson(out),
