@@ -1,5 +1,7 @@
 //! What every store must do, run against each of them, and the two stores held against each other.
 
+#![allow(clippy::unwrap_used)]
+
 mod store;
 
 use std::sync::Arc;

@@ -1,5 +1,8 @@
 //! What the store's tests share.
-#![allow(dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, dead_code, missing_docs)]
+
+pub mod crash;
+pub mod disk;
 
 use homeport_registrar::{
     api::{MigrationState, Step},

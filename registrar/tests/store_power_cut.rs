@@ -1,0 +1,103 @@
+//! Power cuts and full disks, on a file system of our own. Needs root and loop devices; says so where it has none.
+#![allow(clippy::unwrap_used)]
+
+mod store;
+
+use std::{fs, path::Path};
+
+use homeport_registrar::store::{Store, StoreError, sled::SledStore};
+use store::{
+    assign,
+    crash::{Writer, check, config, write_if_child},
+    disk::Disk,
+};
+
+const MIB: u64 = 1024 * 1024;
+const CUTS: usize = 6;
+
+fn disk(folder: &Path, bytes: u64) -> Option<Disk> {
+    Disk::create(folder, "disk", bytes)
+        .inspect_err(|reason| eprintln!("skipped: no file system of our own here: {reason}"))
+        .ok()
+}
+
+#[test]
+fn writer() {
+    write_if_child();
+}
+
+/// The writer is frozen, the disk is copied as it is without what only the system's memory holds, and mounted.
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_when_the_power_goes() {
+    let temp = tempfile::tempdir().unwrap();
+    let Some(disk) = disk(temp.path(), 96 * MIB) else {
+        return;
+    };
+    for cut in 0..CUTS {
+        let folder = disk.path().join("data");
+        let writer = Writer::start("writer", &folder);
+        writer.wait_for(1 + uuid::Uuid::now_v7().as_u128() as usize % 700);
+        let acknowledged = writer.freeze();
+        let after = disk.cut_power(&format!("cut-{cut}"));
+        check(&after.path().join("data"), &acknowledged).await;
+        println!(
+            "cut {cut}: {} devices acknowledged, none lost",
+            acknowledged.len()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_changes_until_there_is_space() {
+    let temp = tempfile::tempdir().unwrap();
+    let Some(disk) = disk(temp.path(), 24 * MIB) else {
+        return;
+    };
+    let folder = disk.path().join("data");
+    let store = SledStore::open(&folder, config()).unwrap();
+    let ballast = disk.path().join("ballast");
+    fs::write(&ballast, vec![7; 8 * MIB as usize]).unwrap();
+
+    let mut acknowledged = Vec::new();
+    let mut refused = 0;
+    for n in 0..20_000 {
+        let device = format!("d{n}");
+        let mut transaction = assign(&device, None, "gw-a");
+        transaction.device.as_mut().unwrap().put.note = "x".repeat(4000);
+        match store.commit(vec![transaction]).await {
+            Ok(outcomes) => {
+                outcomes[0].clone().unwrap();
+                acknowledged.push(device);
+            }
+            Err(StoreError::Engine(_) | StoreError::Full { .. }) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+        if refused == 5 {
+            break;
+        }
+    }
+    assert_eq!(refused, 5, "the disk never became full");
+    fs::remove_file(&ballast).unwrap();
+    let outcomes = store.commit(vec![assign("after", None, "gw-a")]).await.unwrap();
+    outcomes[0].clone().unwrap();
+    acknowledged.push("after".into());
+    drop(store);
+    let store = SledStore::open(&folder, config()).unwrap();
+    for device in &acknowledged {
+        assert!(
+            store.device(&device.parse().unwrap()).await.unwrap().is_some(),
+            "{device} is lost"
+        );
+    }
+}
+
+#[tokio::test]
+async fn too_little_free_space_is_refused_before_anything_is_written() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.reserve_bytes = u64::MAX;
+    let store = SledStore::open(temp.path(), config).unwrap();
+    let error = store.commit(vec![assign("d", None, "gw-a")]).await.unwrap_err();
+    assert!(error.to_string().starts_with("the disk is full"), "{error}");
+    assert_eq!(store.devices(None, 1).await.unwrap(), []);
+}
