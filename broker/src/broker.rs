@@ -1,8 +1,13 @@
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
 
 use prometheus_client::registry::Registry;
+use tokio::time::{Instant, timeout_at};
 
-use crate::{Config, Hook, Kick, Message};
+use crate::{Config, Hook, Kick, Message, listener, mailbox::End, state::State};
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -29,22 +34,45 @@ pub struct Shutdown {
     pub cut: usize,
 }
 
-/// A running broker.
+/// A running broker. Dropping it cuts everyone off; [`Broker::shutdown`] is the polite way.
+///
+/// The router's thread, once an application topic was used, stays until the process ends: rumqttd cannot stop it.
 pub struct Broker {
     addresses: Vec<SocketAddr>,
-    handle: Handle,
+    state: Arc<State>,
 }
 
 impl Broker {
     /// Listens on the configured addresses and starts to accept.
     ///
+    /// The hook may need the [`Handle`], which exists only now: let it keep one in a `OnceLock` that is filled after
+    /// this returns. A client may connect before that.
+    ///
     /// # Errors
     /// An address that cannot be listened on.
-    pub async fn bind(config: Config, _hook: Arc<dyn Hook>) -> Result<Self, BindError> {
+    pub async fn bind(config: Config, hook: Arc<dyn Hook>) -> Result<Self, BindError> {
         if config.listen.is_empty() {
             return Err(BindError::NoAddress);
         }
-        Ok(Self { addresses: config.listen, handle: Handle {} })
+        let listeners = config
+            .listen
+            .iter()
+            .map(|address| listener::bind(*address))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut addresses = Vec::with_capacity(listeners.len());
+        for (listener, address) in listeners.iter().zip(&config.listen) {
+            let real = listener.local_addr();
+            addresses.push(real.map_err(|source| BindError::Listen {
+                address: *address,
+                source,
+            })?);
+        }
+        let state = Arc::new(State::new(config, hook));
+        for listener in listeners {
+            tokio::spawn(listener::accept(Arc::clone(&state), listener));
+        }
+        tokio::spawn(listener::keep_house(Arc::clone(&state)));
+        Ok(Self { addresses, state })
     }
 
     /// Where it really listens: port 0 is resolved.
@@ -54,43 +82,90 @@ impl Broker {
 
     /// A handle to publish, disconnect and ask with.
     pub fn handle(&self) -> Handle {
-        self.handle.clone()
+        Handle {
+            state: Arc::downgrade(&self.state),
+        }
     }
 
     /// Registers the metrics, named `broker_…`.
-    pub fn register_metrics(&self, _registry: &mut Registry) {}
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.state.metrics.register(registry);
+    }
 
     /// Stops accepting, tells MQTT 5 clients (0x8B), writes out what is queued and, after the deadline, cuts the rest.
-    pub async fn shutdown(self, _deadline: Duration) -> Shutdown {
-        Shutdown::default()
+    pub async fn shutdown(self, deadline: Duration) -> Shutdown {
+        let deadline = Instant::now() + deadline;
+        let connected = self.close(deadline);
+        self.state.tasks.close();
+        // Whoever is not done by then is cut.
+        let _ = timeout_at(deadline, self.state.tasks.wait()).await;
+        let drained = self.state.drained.load(Ordering::SeqCst).min(connected);
+        Shutdown {
+            drained,
+            cut: connected - drained,
+        }
+    }
+
+    fn close(&self, deadline: Instant) -> usize {
+        self.state.closing.cancel();
+        let peers = self.state.registry.all();
+        peers.iter().for_each(|peer| {
+            peer.end(End::Shutdown(deadline));
+        });
+        peers.len()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if !self.state.closing.is_cancelled() {
+            self.close(Instant::now());
+        }
     }
 }
 
 /// What the embedding server does with a running broker; clones are cheap and outlive it harmlessly.
 #[derive(Clone)]
-pub struct Handle {}
+pub struct Handle {
+    state: Weak<State>,
+}
 
 impl Handle {
     /// Shows a control-plane message to every connection with a matching subscription, as a live one (retain flag 0).
-    pub fn publish(&self, _message: Message) {}
+    pub fn publish(&self, message: Message) {
+        if let Some(state) = self.state.upgrade() {
+            state.show(message.into());
+        }
+    }
 
     /// Disconnects a client; false when it is not connected.
-    pub fn disconnect(&self, _client_id: &str, _kick: Kick) -> bool {
-        false
+    pub fn disconnect(&self, client_id: &str, kick: Kick) -> bool {
+        let peer = self
+            .state
+            .upgrade()
+            .and_then(|state| state.registry.get(client_id));
+        peer.is_some_and(|peer| peer.end(End::Kicked(kick)))
     }
 
     /// How many clients are connected.
     pub fn connected(&self) -> usize {
-        0
+        self.state.upgrade().map_or(0, |state| state.registry.len())
     }
 
     /// Whether this client is connected.
-    pub fn is_connected(&self, _client_id: &str) -> bool {
-        false
+    pub fn is_connected(&self, client_id: &str) -> bool {
+        self.state
+            .upgrade()
+            .is_some_and(|state| state.registry.get(client_id).is_some())
     }
 
     /// The ids of all connected clients, in no order.
     pub fn client_ids(&self) -> Vec<String> {
-        Vec::new()
+        let peers = self
+            .state
+            .upgrade()
+            .map(|state| state.registry.all())
+            .unwrap_or_default();
+        peers.iter().map(|peer| peer.client.id.clone()).collect()
     }
 }

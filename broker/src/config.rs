@@ -25,6 +25,14 @@ pub struct Config {
     pub max_topic_levels: usize,
     /// Clients whose session outlives its connection; the oldest is dropped for one more.
     pub max_stored_sessions: usize,
+    /// Application messages retained; one more is delivered but not retained.
+    pub max_retained_messages: usize,
+    /// Bytes of application messages retained; same policy.
+    pub max_retained_bytes: usize,
+    /// Bytes of application messages the router keeps for each filter, for subscribers that lag; the oldest go first.
+    pub max_log_bytes: usize,
+    /// How long a refused or disconnected client is given to read why, before its connection is closed.
+    pub linger: Duration,
 }
 
 impl Default for Config {
@@ -41,6 +49,10 @@ impl Default for Config {
             max_queued_bytes: 4 * 1024 * 1024,
             max_topic_levels: 32,
             max_stored_sessions: 10_000,
+            max_retained_messages: 100_000,
+            max_retained_bytes: 64 * 1024 * 1024,
+            max_log_bytes: 8 * 1024 * 1024,
+            linger: Duration::from_millis(500),
         }
     }
 }

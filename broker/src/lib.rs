@@ -8,7 +8,22 @@
 
 mod broker;
 mod config;
+mod connection;
 mod hook;
+mod index;
+mod listener;
+mod mailbox;
+mod message;
+mod metrics;
+mod registry;
+mod retained;
+mod router;
+mod sessions;
+mod sharded;
+mod state;
+mod sys;
+mod topic;
+mod wire;
 
 pub use broker::{BindError, Broker, Handle, Shutdown};
 pub use config::Config;

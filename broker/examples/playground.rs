@@ -1,0 +1,59 @@
+//! A broker to play with: `reg/query/<id>` is answered on `reg/resp/<id>`, other control-plane messages are retained
+//! when they ask for it. `cargo run -p homeport-broker --example playground -- 127.0.0.1:1883`
+
+use std::{collections::BTreeMap, error::Error, sync::Arc};
+
+use homeport_broker::{Action, Broker, Client, Config, Decision, Departure, Hook, Message, Refusal};
+use parking_lot::Mutex;
+
+#[derive(Default)]
+struct Playground {
+    retained: Mutex<BTreeMap<String, Message>>,
+}
+
+impl Hook for Playground {
+    fn admit(&self, _: &Client) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn connected(&self, _: &Client) {}
+
+    fn disconnected(&self, _: &Client, _: Departure) {}
+
+    fn authorize(&self, _: &Client, _: Action<'_>) -> bool {
+        true
+    }
+
+    fn publish(&self, _: &Client, message: &Message) -> Decision {
+        if let Some(id) = message.topic.strip_prefix("reg/query/") {
+            let payload = format!(r#"{{"v":1,"status":"assigned","device":"{id}"}}"#).into();
+            return Decision::Answer(Message { topic: format!("reg/resp/{id}"), payload, ..Message::default() });
+        }
+        if message.retain {
+            self.retained.lock().insert(message.topic.clone(), message.clone());
+        }
+        Decision::Accept
+    }
+
+    fn retained(&self, _: &str, after: Option<&str>, each: &mut dyn FnMut(Message) -> bool) {
+        // The filter is left to the reader; everything is shown to everyone.
+        let retained = self.retained.lock();
+        let rest = retained.values().filter(|message| after.is_none_or(|after| message.topic.as_str() > after));
+        for message in rest {
+            if !each(message.clone()) {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned()).parse()?;
+    let config = Config { listen: vec![listen], ..Config::default() };
+    let broker = Broker::bind(config, Arc::new(Playground::default())).await?;
+    println!("listening on {}", broker.addresses()[0]);
+    tokio::signal::ctrl_c().await?;
+    println!("{:?}", broker.shutdown(std::time::Duration::from_secs(1)).await);
+    Ok(())
+}

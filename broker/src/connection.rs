@@ -1,0 +1,259 @@
+//! One client's connection, from CONNECT to its departure, as one task.
+
+mod farewell;
+mod handshake;
+mod inbound;
+mod outbound;
+mod socket;
+mod subscribing;
+
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use rmqtt_codec::v5::DisconnectReasonCode;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::{
+    mailbox::End,
+    message::Will,
+    registry::Peer,
+    sessions::Session,
+    state::State,
+    wire::{
+        DecodeFailure, Wire,
+        frame::{self, Frame, HeaderError, Phase},
+    },
+};
+use outbound::Replay;
+use socket::{Socket, Stream};
+
+/// Output that may wait to be written before nothing more is added.
+const OUTPUT_FULL: usize = 64 * 1024;
+
+/// Serves one client until it is gone.
+pub(crate) async fn serve<S: Stream>(state: Arc<State>, stream: S, address: SocketAddr) {
+    let accepted = AssertUnwindSafe(handshake::accept(&state, stream, address)).catch_unwind();
+    let mut connection = match Box::pin(accepted).await {
+        Ok(Some(connection)) => connection,
+        Ok(None) => return,
+        Err(_) => {
+            state.metrics.panics.inc();
+            tracing::error!(peer = %address, "a panic during a client's CONNECT");
+            return;
+        }
+    };
+    let exit = AssertUnwindSafe(connection.run())
+        .catch_unwind()
+        .await
+        .unwrap_or(Exit::Panicked);
+    Box::pin(connection.leave(exit)).await;
+}
+
+/// A connected client.
+struct Connection<S> {
+    state: Arc<State>,
+    socket: Socket<S>,
+    wire: Wire,
+    peer: Arc<Peer>,
+    session: Session,
+    /// How long the session outlives this connection, in seconds.
+    expiry: u32,
+    /// Deliveries of QoS 1 and 2 the client takes at one time.
+    window: usize,
+    /// Silence after which it is cut off.
+    patience: Duration,
+    /// When it was last heard of.
+    heard: Instant,
+    timer: Pin<Box<Sleep>>,
+    will: Option<Box<Will>>,
+    /// Retained messages that are still to be sent.
+    replays: VecDeque<Replay>,
+    /// Whether the socket is looked at before the mailbox, so neither starves the other.
+    socket_first: bool,
+}
+
+/// How a connection ends.
+#[derive(Debug)]
+enum Exit {
+    /// DISCONNECT.
+    Left { with_will: bool },
+    /// The socket is closed or broken.
+    Vanished,
+    /// It is cut off, and a v5 client told why.
+    Violation(DisconnectReasonCode),
+    /// Someone else ended it.
+    Ended(End),
+    /// Something panicked on its task.
+    Panicked,
+}
+
+enum Event {
+    Input,
+    Mail,
+    Exit(Exit),
+}
+
+impl<S: Stream> Connection<S> {
+    async fn run(&mut self) -> Exit {
+        self.state.hook.connected(&self.peer.client);
+        self.send_again();
+        loop {
+            let exit = match poll_fn(|cx| self.poll_event(cx)).await {
+                Event::Input => self.consume().await.err(),
+                Event::Mail => {
+                    self.fill();
+                    None
+                }
+                Event::Exit(exit) => Some(exit),
+            };
+            if let Some(exit) = exit {
+                return exit;
+            }
+        }
+    }
+
+    /// What happens next. Nothing is read or queued while much waits to be written.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Poll::Ready(Err(_)) = self.socket.poll_flush(cx) {
+            return Poll::Ready(Event::Exit(Exit::Vanished));
+        }
+        if let Poll::Ready(exit) = self.poll_silence(cx) {
+            return Poll::Ready(Event::Exit(exit));
+        }
+        let writable = self.socket.output.len() < OUTPUT_FULL;
+        if writable && self.can_replay() {
+            return Poll::Ready(Event::Mail);
+        }
+        self.socket_first = !self.socket_first;
+        if self.socket_first {
+            if writable && let Poll::Ready(event) = self.poll_input(cx) {
+                return Poll::Ready(event);
+            }
+            self.poll_mailbox(cx, writable)
+        } else {
+            if let Poll::Ready(event) = self.poll_mailbox(cx, writable) {
+                return Poll::Ready(event);
+            }
+            if writable {
+                self.poll_input(cx)
+            } else {
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        match ready!(self.socket.poll_read(cx)) {
+            Ok(0) | Err(_) => Poll::Ready(Event::Exit(Exit::Vanished)),
+            Ok(_) => Poll::Ready(Event::Input),
+        }
+    }
+
+    fn poll_mailbox(&mut self, cx: &mut Context<'_>, writable: bool) -> Poll<Event> {
+        let window = writable.then(|| self.window_open());
+        match ready!(self.session.mailbox.poll(cx, window)) {
+            Some(end) => Poll::Ready(Event::Exit(Exit::Ended(end))),
+            None => Poll::Ready(Event::Mail),
+        }
+    }
+
+    /// Ready when the client has been silent for too long. The timer is only ever moved when it has fired.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let deadline = self.heard + self.patience;
+            if deadline <= Instant::now() {
+                return Poll::Ready(Exit::Violation(DisconnectReasonCode::KeepAliveTimeout));
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+
+    /// Handles every whole packet of the input.
+    async fn consume(&mut self) -> Result<(), Exit> {
+        let max_size = self.state.config.max_packet_size;
+        let mut heard = false;
+        while let Frame::Whole(_) = frame::next(&self.socket.input, Phase::Connected, max_size)? {
+            let packet = self.wire.decode(&mut self.socket.input).inspect_err(|failure| {
+                if *failure == DecodeFailure::Panicked {
+                    self.state.metrics.panics.inc();
+                }
+            })?;
+            self.state.metrics.received.inc();
+            if !heard {
+                heard = true;
+                self.heard = Instant::now();
+            }
+            self.handle(packet).await?;
+            if self.socket.output.len() >= OUTPUT_FULL {
+                self.drain().await?;
+            }
+        }
+        self.socket.tidy();
+        Ok(())
+    }
+
+    /// Waits until the output is written.
+    async fn drain(&mut self) -> Result<(), Exit> {
+        poll_fn(|cx| {
+            if let Poll::Ready(Some(end)) = self.session.mailbox.poll(cx, None) {
+                return Poll::Ready(Err(Exit::Ended(end)));
+            }
+            if let Poll::Ready(exit) = self.poll_silence(cx) {
+                return Poll::Ready(Err(exit));
+            }
+            self.socket.poll_flush(cx).map_err(|_| Exit::Vanished)
+        })
+        .await
+    }
+
+    /// Waits for something to be decided elsewhere; nothing is read meanwhile, what is queued is written.
+    async fn wait<T>(&mut self, mut later: Pin<&mut (dyn Future<Output = T> + Send)>) -> Result<T, Exit> {
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(_)) = self.socket.poll_flush(cx) {
+                return Poll::Ready(Err(Exit::Vanished));
+            }
+            if let Poll::Ready(Some(end)) = self.session.mailbox.poll(cx, None) {
+                return Poll::Ready(Err(Exit::Ended(end)));
+            }
+            later.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
+    fn window_open(&self) -> bool {
+        self.session
+            .flow
+            .as_ref()
+            .is_none_or(|flow| flow.outgoing() < self.window)
+    }
+}
+
+fn timer(after: Duration) -> Pin<Box<Sleep>> {
+    Box::pin(sleep(after))
+}
+
+impl From<HeaderError> for Exit {
+    fn from(error: HeaderError) -> Self {
+        Self::Violation(match error {
+            HeaderError::Unexpected => DisconnectReasonCode::ProtocolError,
+            HeaderError::Malformed => DisconnectReasonCode::MalformedPacket,
+            HeaderError::TooLarge => DisconnectReasonCode::PacketTooLarge,
+        })
+    }
+}
+
+impl From<DecodeFailure> for Exit {
+    fn from(_: DecodeFailure) -> Self {
+        Self::Violation(DisconnectReasonCode::MalformedPacket)
+    }
+}

@@ -1,0 +1,192 @@
+//! How a connection ends: what the client is told, what becomes of its session and will, who hears of it.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+};
+
+use futures_util::FutureExt;
+use protocol::Endpoint;
+use rmqtt_codec::v5::DisconnectReasonCode as Reason;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Connection, Exit, socket::Stream};
+use crate::{
+    Departure, Kick,
+    mailbox::End,
+    message::Will,
+    sessions::{FOREVER, PendingWill},
+};
+
+impl<S: Stream> Connection<S> {
+    /// Ends the connection. Whatever happened on it, nothing of it stays but a session that is to outlive it.
+    pub(super) async fn leave(mut self, exit: Exit) {
+        if let Exit::Ended(End::Shutdown(deadline)) = &exit {
+            self.finish_output(*deadline).await;
+        }
+        if let Some((reason, server)) = told(&exit) {
+            self.wire.disconnect(&mut self.socket.output, reason, server);
+        }
+        let departure = departure(&exit);
+        self.count(&exit);
+        let Self {
+            state,
+            socket,
+            peer,
+            session,
+            expiry,
+            will,
+            ..
+        } = self;
+        state.metrics.connections.dec();
+        state.registry.leave(&peer);
+        let will = match exit {
+            Exit::Left { with_will: false } => None,
+            _ => will.map(|will| *will),
+        };
+        let client = &peer.client;
+        let now = Instant::now();
+        let will = if expiry == 0 {
+            drop(session);
+            will
+        } else {
+            let (later, at_once) = delayed(will, client, expiry, now);
+            let outdated = state.sessions.put(&client.id, session, expiry, later, now);
+            state.publish_wills(outdated);
+            at_once
+        };
+        if let Some(will) = will {
+            let published = AssertUnwindSafe(state.publish_will(client, will))
+                .catch_unwind()
+                .await;
+            if published.is_err() {
+                state.metrics.panics.inc();
+            }
+        }
+        let told = catch_unwind(AssertUnwindSafe(|| state.hook.disconnected(client, departure)));
+        if told.is_err() {
+            state.metrics.panics.inc();
+        }
+        state.registry.remove(&peer);
+        tracing::debug!(client = client.id, peer = %client.peer, ?departure, "a client left");
+        let (linger, closing) = (state.config.linger, Arc::clone(&state));
+        drop((peer, state));
+        match exit {
+            Exit::Left { .. } | Exit::Vanished => {}
+            Exit::Ended(End::Shutdown(deadline)) => {
+                let closed = timeout_at(deadline, socket.close(linger)).await;
+                closing
+                    .drained
+                    .fetch_add(usize::from(closed.is_ok()), Ordering::SeqCst);
+            }
+            _ => socket.close(linger).await,
+        }
+    }
+
+    /// Writes what is queued, as far as the client takes it before the deadline.
+    async fn finish_output(&mut self, deadline: Instant) {
+        let finish = async {
+            loop {
+                self.fill();
+                if self.socket.output.is_empty() {
+                    return;
+                }
+                if std::future::poll_fn(|cx| self.socket.poll_flush(cx))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        };
+        // What the client has not taken by then is lost, or stays in its session.
+        let _ = timeout_at(deadline, finish).await;
+    }
+
+    fn count(&self, exit: &Exit) {
+        let metrics = &self.state.metrics;
+        match exit {
+            Exit::Left { .. } | Exit::Vanished => {}
+            Exit::Violation(reason) => {
+                tracing::debug!(client = self.peer.client.id, peer = %self.peer.client.peer, ?reason, "cut off");
+                metrics.refuse(violation(*reason));
+            }
+            Exit::Ended(End::Overflow) => metrics.refuse("queue_full"),
+            Exit::Ended(End::LinkLost) => metrics.refuse("router"),
+            Exit::Ended(_) => {}
+            Exit::Panicked => {
+                tracing::error!(client = self.peer.client.id, "a panic on a client's connection");
+                metrics.panics.inc();
+            }
+        }
+    }
+}
+
+/// Splits off a will that is to wait with the session; a session that ends sooner takes its will along.
+fn delayed(
+    will: Option<Will>,
+    client: &crate::Client,
+    expiry: u32,
+    now: Instant,
+) -> (Option<PendingWill>, Option<Will>) {
+    match will {
+        Some(will) if !will.delay.is_zero() => {
+            let session = std::time::Duration::from_secs(expiry.into());
+            let delay = if expiry == FOREVER {
+                will.delay
+            } else {
+                will.delay.min(session)
+            };
+            (
+                Some(PendingWill {
+                    client: client.clone(),
+                    will,
+                    due: now + delay,
+                }),
+                None,
+            )
+        }
+        will => (None, will),
+    }
+}
+
+fn departure(exit: &Exit) -> Departure {
+    match exit {
+        Exit::Left { .. } => Departure::Graceful,
+        Exit::Ended(End::TakenOver) => Departure::TakenOver,
+        Exit::Ended(End::Kicked(_)) => Departure::Kicked,
+        Exit::Ended(End::Shutdown(_)) => Departure::Shutdown,
+        _ => Departure::Lost,
+    }
+}
+
+/// What an MQTT 5 client is told, and where it belongs.
+fn told(exit: &Exit) -> Option<(Reason, Option<String>)> {
+    let server = |endpoint: &Option<Endpoint>| endpoint.as_ref().map(ToString::to_string);
+    match exit {
+        Exit::Left { .. } | Exit::Vanished => None,
+        Exit::Violation(reason) => Some((*reason, None)),
+        Exit::Ended(End::TakenOver) => Some((Reason::SessionTakenOver, None)),
+        Exit::Ended(End::Kicked(Kick::ServerMoved(endpoint))) => {
+            Some((Reason::ServerMoved, server(endpoint)))
+        }
+        Exit::Ended(End::Kicked(Kick::Administrative)) => Some((Reason::AdministrativeAction, None)),
+        Exit::Ended(End::Kicked(Kick::NotAuthorized)) => Some((Reason::NotAuthorized, None)),
+        Exit::Ended(End::Shutdown(_)) => Some((Reason::ServerShuttingDown, None)),
+        Exit::Ended(End::Overflow) => Some((Reason::QuotaExceeded, None)),
+        Exit::Ended(End::LinkLost) | Exit::Panicked => Some((Reason::UnspecifiedError, None)),
+    }
+}
+
+fn violation(reason: Reason) -> &'static str {
+    match reason {
+        Reason::MalformedPacket => "malformed_packet",
+        Reason::KeepAliveTimeout => "keep_alive",
+        Reason::PacketTooLarge => "packet_too_large",
+        Reason::TopicNameInvalid => "topic",
+        Reason::TopicAliasInvalid => "topic_alias",
+        Reason::ReceiveMaximumExceeded => "receive_maximum",
+        Reason::ServerBusy => "router",
+        _ => "protocol_error",
+    }
+}

@@ -1,0 +1,280 @@
+//! From the first byte to the CONNACK.
+
+use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytestring::ByteString;
+use rmqtt_codec::{v3::ConnectAckReason as V3Reason, v5::ConnectAckReason as V5Reason};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    Connection,
+    socket::{Socket, Stream},
+    timer,
+};
+use crate::{
+    Action, Client,
+    mailbox::End,
+    registry::Peer,
+    sessions::{Session, Stored},
+    state::State,
+    topic,
+    wire::{
+        Wire,
+        connect::{self, Connect, ConnectError, Rejection},
+        frame::{self, Frame, HeaderError, Phase},
+    },
+};
+
+/// Reads a CONNECT, decides about it and answers it; none for a client that was not let in.
+pub(super) async fn accept<S: Stream>(
+    state: &Arc<State>,
+    stream: S,
+    address: SocketAddr,
+) -> Option<Connection<S>> {
+    let mut socket = Socket::new(stream);
+    let admitted = async {
+        let (wire, connect) = read(state, &mut socket).await?;
+        admit(state, wire, connect, address).await
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = state.closing.cancelled() => return None,
+        outcome = timeout(state.config.connect_timeout, admitted) => outcome,
+    };
+    match outcome {
+        Ok(Ok(admitted)) => Some(admitted.connection(state, socket)),
+        Ok(Err(ConnectError::Rejected(mut wire, rejection))) => {
+            tracing::debug!(peer = %address, reason = rejection.v5.reason(), code = u8::from(rejection.v5), "refused");
+            state.metrics.refuse(cause(rejection.v5));
+            wire.reject(&mut socket.output, rejection);
+            socket.close(state.config.linger).await;
+            None
+        }
+        Ok(Err(ConnectError::Silent)) => {
+            state.metrics.refuse("malformed_connect");
+            None
+        }
+        Ok(Err(ConnectError::Panicked)) => {
+            state.metrics.panics.inc();
+            state.metrics.refuse("malformed_connect");
+            None
+        }
+        Err(_) => {
+            state.metrics.refuse("connect_timeout");
+            None
+        }
+    }
+}
+
+fn cause(reason: V5Reason) -> &'static str {
+    match reason {
+        V5Reason::UnsupportedProtocolVersion => "protocol_version",
+        V5Reason::ClientIdentifierNotValid => "client_id",
+        V5Reason::QuotaExceeded => "connections",
+        V5Reason::NotAuthorized => "not_authorized",
+        V5Reason::ServerMoved => "server_moved",
+        V5Reason::ServerUnavailable => "unavailable",
+        V5Reason::PacketTooLarge => "packet_too_large",
+        V5Reason::TopicNameInvalid => "topic",
+        V5Reason::BadAuthenticationMethod => "authentication_method",
+        _ => "malformed_connect",
+    }
+}
+
+async fn read<S: Stream>(state: &State, socket: &mut Socket<S>) -> Result<(Wire, Connect), ConnectError> {
+    loop {
+        match frame::next(&socket.input, Phase::Connecting, state.config.max_packet_size) {
+            Ok(Frame::Whole(_)) => {
+                let decoded = connect::decode(&mut socket.input, &state.config)?;
+                state.metrics.received.inc();
+                socket.tidy();
+                return Ok(decoded);
+            }
+            Ok(Frame::Partial) => {}
+            Err(HeaderError::TooLarge) => {
+                // 3.1.1 has no code for it; its client is cut off.
+                return Err(match connect::version(&socket.input, &state.config)? {
+                    Wire::V3(_) => ConnectError::Silent,
+                    wire => rejected(wire, V3Reason::ServiceUnavailable, V5Reason::PacketTooLarge),
+                });
+            }
+            Err(HeaderError::Unexpected | HeaderError::Malformed) => return Err(ConnectError::Silent),
+        }
+        match poll_fn(|cx| socket.poll_read(cx)).await {
+            Ok(0) | Err(_) => return Err(ConnectError::Silent),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn rejected(wire: Wire, v3: V3Reason, v5: V5Reason) -> ConnectError {
+    ConnectError::Rejected(wire, Rejection::new(v3, v5))
+}
+
+/// A client that is in the registry and gets its CONNACK next.
+struct Admitted {
+    wire: Wire,
+    connect: Connect,
+    assigned: Option<ByteString>,
+    peer: Arc<Peer>,
+    session: Session,
+    session_present: bool,
+}
+
+async fn admit(
+    state: &Arc<State>,
+    wire: Wire,
+    mut connect: Connect,
+    address: SocketAddr,
+) -> Result<Admitted, ConnectError> {
+    if connect.extended_authentication {
+        return Err(rejected(
+            wire,
+            V3Reason::NotAuthorized,
+            V5Reason::BadAuthenticationMethod,
+        ));
+    }
+    if connect.client_id.contains('\0') {
+        return Err(rejected(
+            wire,
+            V3Reason::IdentifierRejected,
+            V5Reason::ClientIdentifierNotValid,
+        ));
+    }
+    let levels = state.config.max_topic_levels;
+    if let Some(will) = &connect.will
+        && !topic::valid_name(&will.publication.topic, levels)
+    {
+        return Err(rejected(
+            wire,
+            V3Reason::NotAuthorized,
+            V5Reason::TopicNameInvalid,
+        ));
+    }
+    let serial = state.serial();
+    let assigned = connect
+        .client_id
+        .is_empty()
+        .then(|| ByteString::from(state.assigned_id(serial)));
+    let client_id = assigned.as_ref().unwrap_or(&connect.client_id).to_string();
+    let full = state.registry.len() >= state.config.max_connections;
+    if full && state.registry.get(&client_id).is_none() {
+        return Err(rejected(
+            wire,
+            V3Reason::ServiceUnavailable,
+            V5Reason::QuotaExceeded,
+        ));
+    }
+    let text = |(name, value): (ByteString, ByteString)| (name.to_string(), value.to_string());
+    let mut client = Client {
+        id: client_id,
+        peer: address,
+        v5: wire.is_v5(),
+        username: connect.username.take().map(|name| name.to_string()),
+        password: connect.password.take(),
+        user_properties: std::mem::take(&mut connect.user_properties)
+            .into_iter()
+            .map(text)
+            .collect(),
+        serial,
+    };
+    if let Err(refusal) = state.hook.admit(&client) {
+        return Err(ConnectError::Rejected(wire, refusal.into()));
+    }
+    if let Some(will) = &connect.will
+        && !state
+            .hook
+            .authorize(&client, Action::Publish(&will.publication.topic))
+    {
+        return Err(rejected(wire, V3Reason::NotAuthorized, V5Reason::NotAuthorized));
+    }
+    // Nobody needs it any more.
+    client.password = None;
+    let peer = Arc::new(Peer::new(client));
+    register(state, &peer).await;
+    let (session, session_present) = resume(state, &peer, connect.clean);
+    peer.open(Arc::clone(&session.mailbox));
+    Ok(Admitted {
+        wire,
+        connect,
+        assigned,
+        peer,
+        session,
+        session_present,
+    })
+}
+
+/// Puts the client into the registry once an older connection of its id is gone.
+async fn register(state: &State, peer: &Arc<Peer>) {
+    while let Err(older) = state.registry.insert(peer) {
+        if older.end(End::TakenOver) {
+            state.metrics.takeovers.inc();
+            older.departed().await;
+        } else if older.is_leaving() {
+            older.departed().await;
+        } else {
+            // It is just being let in and cannot be told yet.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// The client's stored session, or a new one. Nothing is awaited between the registry and this.
+fn resume(state: &Arc<State>, peer: &Peer, clean: bool) -> (Session, bool) {
+    match state.sessions.take(&peer.client.id) {
+        Some(Stored { session, .. }) if !clean => {
+            session.mailbox.set_online(true);
+            (session, true)
+        }
+        Some(Stored { will, .. }) => {
+            // The older session ends here, and with it the delay of its will.
+            state.publish_wills(will.into_iter().collect());
+            (state.new_session(), false)
+        }
+        None => (state.new_session(), false),
+    }
+}
+
+impl Admitted {
+    fn connection<S: Stream>(self, state: &Arc<State>, mut socket: Socket<S>) -> Connection<S> {
+        let Self {
+            mut wire,
+            connect,
+            assigned,
+            peer,
+            mut session,
+            session_present,
+        } = self;
+        let config = &state.config;
+        wire.accept(&mut socket.output, session_present, assigned, config);
+        state.metrics.sent.inc();
+        state.metrics.connects.inc();
+        state.metrics.connections.inc();
+        let patience = match connect.keep_alive {
+            0 => config.idle_timeout,
+            seconds => Duration::from_millis(u64::from(seconds) * 1500),
+        };
+        let will = connect.will.map(|mut will| {
+            will.publication.publisher = session.mailbox.number;
+            Box::new(will)
+        });
+        if !session_present {
+            session.flow = None;
+        }
+        Connection {
+            state: Arc::clone(state),
+            socket,
+            wire,
+            peer,
+            session,
+            expiry: connect.expiry,
+            window: usize::from(connect.receive_max.min(config.max_inflight).max(1)),
+            patience,
+            heard: Instant::now(),
+            timer: timer(patience),
+            will,
+            replays: std::collections::VecDeque::new(),
+            socket_first: false,
+        }
+    }
+}

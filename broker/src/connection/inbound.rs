@@ -1,0 +1,181 @@
+//! What a connected client says.
+
+use rmqtt_codec::{
+    types::{self, Publish},
+    v5::{DisconnectReasonCode, PublishAckReason},
+};
+
+use super::{Connection, Exit, socket::Stream};
+use crate::{
+    Action, Decision,
+    message::Publication,
+    router::RouterError,
+    state::Verdict,
+    topic::{self, Plane},
+    wire::Packet,
+};
+
+impl<S: Stream> Connection<S> {
+    pub(super) async fn handle(&mut self, packet: Packet) -> Result<(), Exit> {
+        match packet {
+            Packet::Publish(publish) => self.publish(publish).await,
+            Packet::Acknowledged(id) | Packet::Complete(id) => {
+                self.finished(id);
+                Ok(())
+            }
+            Packet::Received(id) => {
+                let found = self.session.flow.as_mut().is_some_and(|flow| flow.release(id));
+                self.wire.pubrel(&mut self.socket.output, id, found);
+                self.state.metrics.sent.inc();
+                Ok(())
+            }
+            Packet::Release(id) => {
+                let found = self.session.flow.as_mut().is_some_and(|flow| flow.released(id));
+                self.settle();
+                self.wire.pubcomp(&mut self.socket.output, id, found);
+                self.state.metrics.sent.inc();
+                Ok(())
+            }
+            Packet::Subscribe(subscribe) => Box::pin(self.subscribe(subscribe)).await,
+            Packet::Unsubscribe { id, filters } => Box::pin(self.unsubscribe(id, filters)).await,
+            Packet::Ping => {
+                self.wire.pingresp(&mut self.socket.output);
+                self.state.metrics.sent.inc();
+                Ok(())
+            }
+            Packet::Disconnect { reason, expiry } => Err(self.disconnected(reason, expiry)),
+            Packet::Unexpected => Err(Exit::Violation(DisconnectReasonCode::ProtocolError)),
+        }
+    }
+
+    fn disconnected(&mut self, reason: DisconnectReasonCode, expiry: Option<u32>) -> Exit {
+        if let Some(expiry) = expiry {
+            if self.expiry == 0 && expiry > 0 {
+                return Exit::Violation(DisconnectReasonCode::ProtocolError);
+            }
+            self.expiry = expiry;
+        }
+        Exit::Left {
+            with_will: reason != DisconnectReasonCode::NormalDisconnection,
+        }
+    }
+
+    async fn publish(&mut self, publish: Box<Publish>) -> Result<(), Exit> {
+        if publish
+            .properties
+            .as_ref()
+            .is_some_and(|properties| properties.topic_alias.is_some())
+        {
+            return Err(Exit::Violation(DisconnectReasonCode::TopicAliasInvalid));
+        }
+        if !topic::valid_name(&publish.topic, self.state.config.max_topic_levels) {
+            return Err(Exit::Violation(DisconnectReasonCode::TopicNameInvalid));
+        }
+        let (qos, id) = (publish.qos, publish.packet_id);
+        if let (types::QoS::ExactlyOnce, Some(id)) = (qos, id) {
+            let limit = self.state.config.max_inflight.into();
+            let v5 = self.wire.is_v5();
+            let flow = self.session.flow();
+            if !flow.receive(id) {
+                // Sent again; it was dealt with the first time.
+                self.wire
+                    .pubrec(&mut self.socket.output, id, PublishAckReason::Success);
+                return Ok(());
+            }
+            if v5 && flow.received() > limit {
+                return Err(Exit::Violation(DisconnectReasonCode::ReceiveMaximumExceeded));
+            }
+        }
+        let publication = Publication::received(*publish, self.session.mailbox.number);
+        let action = Action::Publish(&publication.topic);
+        let taken = self.state.hook.authorize(&self.peer.client, action)
+            && match topic::plane(&publication.topic) {
+                Plane::Control => self.publish_control(publication).await?,
+                Plane::System => false,
+                Plane::Application => Box::pin(self.publish_application(publication)).await?,
+            };
+        if !taken {
+            self.state.metrics.drop_message("refused");
+        }
+        let reason = if taken {
+            PublishAckReason::Success
+        } else {
+            PublishAckReason::NotAuthorized
+        };
+        match (qos, id) {
+            (types::QoS::AtLeastOnce, Some(id)) => self.wire.puback(&mut self.socket.output, id, reason),
+            (types::QoS::ExactlyOnce, Some(id)) => {
+                if !taken && self.wire.is_v5() {
+                    // A PUBREC that refuses ends the exchange.
+                    self.session.flow().released(id);
+                }
+                self.wire.pubrec(&mut self.socket.output, id, reason);
+            }
+            _ => return Ok(()),
+        }
+        self.state.metrics.sent.inc();
+        Ok(())
+    }
+
+    async fn publish_control(&mut self, publication: Publication) -> Result<bool, Exit> {
+        let mut decision = self.state.hook.publish(&self.peer.client, &publication.message());
+        let verdict = loop {
+            match decision {
+                Decision::Accept => break Verdict::Accepted,
+                Decision::Answer(answer) => break Verdict::Answered(answer),
+                Decision::Refuse => break Verdict::Refused,
+                Decision::Wait(mut later) => decision = self.wait(later.as_mut()).await?,
+            }
+        };
+        match verdict {
+            Verdict::Accepted => self.show(publication),
+            Verdict::Answered(answer) => {
+                self.show(publication);
+                self.show(answer.into());
+            }
+            Verdict::Refused => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Shows a message to all who are subscribed; what is for this client goes out with the next write.
+    fn show(&mut self, publication: Publication) {
+        for delivery in self.state.show_except(publication, self.session.mailbox.number) {
+            let waits = !self.window_open() || !self.session.mailbox.is_empty();
+            if waits {
+                self.state.deliver(&self.session.mailbox, delivery);
+            } else {
+                self.send(delivery);
+            }
+        }
+    }
+
+    async fn publish_application(&mut self, publication: Publication) -> Result<bool, Exit> {
+        if publication.retain {
+            self.state.retained.put(&publication, &self.state.metrics);
+        }
+        self.open_link().await?;
+        let Some(link) = self.session.link.as_deref_mut() else {
+            return Ok(false);
+        };
+        link.publish(publication)
+            .await
+            .map_err(|error| self.router_failed(&error))?;
+        Ok(true)
+    }
+
+    /// Makes sure there is a link to the router.
+    pub(super) async fn open_link(&mut self) -> Result<(), Exit> {
+        if self.session.link.is_none() {
+            let opened = self.state.router.open(&self.session.mailbox).await;
+            self.session.link = Some(Box::new(opened.map_err(|error| self.router_failed(&error))?));
+        }
+        Ok(())
+    }
+
+    pub(super) fn router_failed(&self, error: &RouterError) -> Exit {
+        tracing::warn!(client = self.peer.client.id, %error, "cannot serve an application topic");
+        self.state.metrics.drop_message("router");
+        Exit::Violation(DisconnectReasonCode::ServerBusy)
+    }
+}

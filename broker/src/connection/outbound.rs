@@ -1,0 +1,172 @@
+//! Messages to the client: live ones, retained ones, and those sent again.
+
+use std::{num::NonZeroU16, sync::Arc};
+
+use rmqtt_codec::error::EncodeError;
+use tokio::time::Instant;
+
+use super::{Connection, OUTPUT_FULL, socket::Stream};
+use crate::{
+    QoS,
+    message::{Delivery, Options, Publication},
+    sessions::Again,
+    sys,
+    topic::Plane,
+};
+
+/// Retained messages of one subscription on their way: the next ones come after a topic.
+pub(super) struct Replay {
+    pub(super) filter: Arc<str>,
+    plane: Plane,
+    options: Options,
+    after: Option<String>,
+}
+
+impl Replay {
+    pub(super) fn new(filter: Arc<str>, plane: Plane, options: Options) -> Self {
+        Self {
+            filter,
+            plane,
+            options,
+            after: None,
+        }
+    }
+}
+
+impl<S: Stream> Connection<S> {
+    /// Whether retained messages wait and can go on.
+    pub(super) fn can_replay(&self) -> bool {
+        !self.replays.is_empty() && self.window_open()
+    }
+
+    /// Moves messages into the output until it is full or nothing can go: retained ones first, so that a later live one
+    /// is never followed by its own past.
+    pub(super) fn fill(&mut self) {
+        while self.can_replay() && self.socket.output.len() < OUTPUT_FULL {
+            self.replay();
+        }
+        while self.replays.is_empty() && self.socket.output.len() < OUTPUT_FULL {
+            let Some(delivery) = self.session.mailbox.pop(self.window_open()) else {
+                break;
+            };
+            self.send(delivery);
+        }
+    }
+
+    /// Sends retained messages of the first subscription that waits for some.
+    fn replay(&mut self) {
+        let Some(mut replay) = self.replays.pop_front() else {
+            return;
+        };
+        let state = Arc::clone(&self.state);
+        let after = replay.after.take();
+        let mut stopped = false;
+        let mut each = |publication: Arc<Publication>| {
+            let topic = publication.topic.clone();
+            self.send(replay.options.retained(publication));
+            stopped = !self.window_open() || self.socket.output.len() >= OUTPUT_FULL;
+            if stopped {
+                replay.after = Some(topic.to_string());
+            }
+            !stopped
+        };
+        match replay.plane {
+            Plane::Control => state
+                .hook
+                .retained(&replay.filter, after.as_deref(), &mut |message| {
+                    each(Arc::new(message.into()))
+                }),
+            Plane::Application => {
+                state
+                    .retained
+                    .visit(&replay.filter, after.as_deref(), |publication| {
+                        each(Arc::clone(publication))
+                    });
+            }
+            Plane::System => {
+                let values = sys::publications(&state).into_iter();
+                let mut matching = values.filter(|value| crate::topic::matches(&value.topic, &replay.filter));
+                matching.all(|value| {
+                    value.topic.as_bytes() <= after.as_deref().unwrap_or_default().as_bytes()
+                        || each(Arc::new(value))
+                });
+            }
+        }
+        if stopped {
+            self.replays.push_front(replay);
+        }
+    }
+
+    /// Puts one message into the output. The window is open if its QoS needs it.
+    pub(super) fn send(&mut self, delivery: Delivery) {
+        let now = Instant::now();
+        if delivery.publication.expired(now) {
+            self.state.metrics.drop_message("expired");
+            return;
+        }
+        if delivery.qos == QoS::AtMostOnce {
+            self.write(&delivery, None, false, now);
+            return;
+        }
+        let id = self.session.flow().begin(delivery.clone());
+        if !self.write(&delivery, Some(id), false, now) {
+            self.finished(id);
+        }
+    }
+
+    fn write(&mut self, delivery: &Delivery, id: Option<NonZeroU16>, dup: bool, now: Instant) -> bool {
+        match self.wire.publish(&mut self.socket.output, delivery, id, dup, now) {
+            Ok(()) => {
+                self.state.metrics.sent.inc();
+                true
+            }
+            Err(EncodeError::OverMaxPacketSize { .. }) => {
+                // As the standard says: it is as if the message were sent.
+                self.state.metrics.drop_message("too_large_for_client");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(client = self.peer.client.id, %error, "a message does not encode");
+                self.state.metrics.drop_message("not_encodable");
+                false
+            }
+        }
+    }
+
+    /// A delivery is over.
+    pub(super) fn finished(&mut self, id: NonZeroU16) {
+        if let Some(flow) = &mut self.session.flow {
+            flow.finish(id);
+        }
+        self.settle();
+    }
+
+    /// Lets go of the bookkeeping of deliveries when none is under way.
+    pub(super) fn settle(&mut self) {
+        self.session.flow.take_if(|flow| flow.is_idle());
+    }
+
+    /// Sends again what was under way when the session's last connection was lost.
+    pub(super) fn send_again(&mut self) {
+        let again = self
+            .session
+            .flow
+            .as_ref()
+            .map(|flow| flow.again())
+            .unwrap_or_default();
+        let now = Instant::now();
+        for (id, what) in again {
+            match what {
+                Again::Publish(delivery) => {
+                    if !self.write(&delivery, Some(id), true, now) {
+                        self.finished(id);
+                    }
+                }
+                Again::Release => {
+                    self.wire.pubrel(&mut self.socket.output, id, true);
+                    self.state.metrics.sent.inc();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Which sessions are subscribed to a control-plane or `$SYS` topic. Nothing stays after a subscription is gone.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use parking_lot::RwLock;
+
+use crate::{
+    mailbox::Mailbox,
+    message::Options,
+    sharded::Sharded,
+    topic::{has_wildcard, matches, stem},
+};
+
+/// One subscription of one session.
+#[derive(Clone)]
+pub(crate) struct Subscriber {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) options: Options,
+}
+
+struct Wildcard {
+    filter: Arc<str>,
+    subscriber: Subscriber,
+}
+
+/// Subscribers by filter.
+///
+/// A filter without a wildcard is found by the topic; one whose first wildcard comes after the second level by the
+/// topic's first two levels; the others, such as `reg/#`, are few and tried one by one.
+#[derive(Default)]
+pub(crate) struct Index {
+    exact: Sharded<Vec<Subscriber>>,
+    stems: Sharded<Vec<Wildcard>>,
+    stem_count: AtomicUsize,
+    taps: RwLock<Vec<Wildcard>>,
+    tap_count: AtomicUsize,
+}
+
+enum Place<'a> {
+    Exact,
+    Stem(&'a str),
+    Tap,
+}
+
+fn place(filter: &str) -> Place<'_> {
+    if !has_wildcard(filter) {
+        return Place::Exact;
+    }
+    match stem(filter) {
+        Some(stem) if !has_wildcard(stem) => Place::Stem(stem),
+        _ => Place::Tap,
+    }
+}
+
+impl Index {
+    /// Adds a subscription, or gives an existing one new options.
+    pub(crate) fn add(&self, filter: &Arc<str>, subscriber: Subscriber) {
+        match place(filter) {
+            Place::Exact => {
+                let mut shard = self.exact.shard(filter).write();
+                let list = shard
+                    .entry(Arc::clone(filter))
+                    .or_insert_with(|| Vec::with_capacity(1));
+                match list
+                    .iter_mut()
+                    .find(|old| old.mailbox.number == subscriber.mailbox.number)
+                {
+                    Some(old) => *old = subscriber,
+                    None => list.push(subscriber),
+                }
+            }
+            Place::Stem(stem) => {
+                let mut shard = self.stems.shard(stem).write();
+                let list = shard.entry(stem.into()).or_insert_with(|| Vec::with_capacity(1));
+                self.stem_count
+                    .fetch_add(put(list, filter, subscriber), Ordering::SeqCst);
+            }
+            Place::Tap => {
+                let mut taps = self.taps.write();
+                self.tap_count
+                    .fetch_add(put(&mut taps, filter, subscriber), Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Removes a session's subscription.
+    pub(crate) fn remove(&self, filter: &str, session: u64) {
+        match place(filter) {
+            Place::Exact => {
+                let mut shard = self.exact.shard(filter).write();
+                let Some(list) = shard.get_mut(filter) else { return };
+                list.retain(|subscriber| subscriber.mailbox.number != session);
+                if list.is_empty() {
+                    shard.remove(filter);
+                }
+            }
+            Place::Stem(stem) => {
+                let mut shard = self.stems.shard(stem).write();
+                let Some(list) = shard.get_mut(stem) else { return };
+                self.stem_count
+                    .fetch_sub(take(list, filter, session), Ordering::SeqCst);
+                if list.is_empty() {
+                    shard.remove(stem);
+                }
+            }
+            Place::Tap => {
+                let removed = take(&mut self.taps.write(), filter, session);
+                self.tap_count.fetch_sub(removed, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Calls `each` with every subscriber whose filter matches, once for each matching filter.
+    pub(crate) fn matching(&self, name: &str, mut each: impl FnMut(&Subscriber)) {
+        if let Some(list) = self.exact.shard(name).read().get(name) {
+            list.iter().for_each(&mut each);
+        }
+        if self.stem_count.load(Ordering::SeqCst) > 0
+            && let Some(stem) = stem(name)
+            && let Some(list) = self.stems.shard(stem).read().get(stem)
+        {
+            list.iter()
+                .filter(|entry| matches(name, &entry.filter))
+                .for_each(|entry| each(&entry.subscriber));
+        }
+        if self.tap_count.load(Ordering::SeqCst) > 0 {
+            let taps = self.taps.read();
+            taps.iter()
+                .filter(|entry| matches(name, &entry.filter))
+                .for_each(|entry| each(&entry.subscriber));
+        }
+    }
+
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.exact.shards().all(|shard| shard.read().is_empty())
+            && self.stems.shards().all(|shard| shard.read().is_empty())
+            && self.taps.read().is_empty()
+            && self.stem_count.load(Ordering::SeqCst) == 0
+            && self.tap_count.load(Ordering::SeqCst) == 0
+    }
+}
+
+fn put(list: &mut Vec<Wildcard>, filter: &Arc<str>, subscriber: Subscriber) -> usize {
+    let session = subscriber.mailbox.number;
+    match list
+        .iter_mut()
+        .find(|old| old.subscriber.mailbox.number == session && old.filter == *filter)
+    {
+        Some(old) => {
+            old.subscriber = subscriber;
+            0
+        }
+        None => {
+            list.push(Wildcard {
+                filter: Arc::clone(filter),
+                subscriber,
+            });
+            1
+        }
+    }
+}
+
+fn take(list: &mut Vec<Wildcard>, filter: &str, session: u64) -> usize {
+    let before = list.len();
+    list.retain(|entry| entry.subscriber.mailbox.number != session || *entry.filter != *filter);
+    before - list.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::mailbox::Limits;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add(usize, String),
+        Remove(usize, String),
+        Publish(String),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let filter = "(reg|ctrl|[+])/([ab+]|q/[ab+])(/[ab+])?(/#)?|#|reg/#|ctrl/a|\\$SYS/#";
+        let name = "(reg|ctrl)(/[abq]){0,4}|\\$SYS/[ab]";
+        prop_oneof![
+            (0..4_usize, filter).prop_map(|(session, filter)| Step::Add(session, filter)),
+            (0..4_usize, filter).prop_map(|(session, filter)| Step::Remove(session, filter)),
+            name.prop_map(Step::Publish),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_a_plain_list_finds(steps in vec(step(), 0..60)) {
+            let limits = Limits { messages: 1, bytes: 1 };
+            let mailboxes: Vec<_> = (0..4).map(|number| Arc::new(Mailbox::new(number, limits))).collect();
+            let index = Index::default();
+            let mut model = BTreeSet::new();
+            for step in steps {
+                match step {
+                    Step::Add(session, filter) => {
+                        let mailbox = Arc::clone(&mailboxes[session]);
+                        index.add(&filter.as_str().into(), Subscriber { mailbox, options: Options::default() });
+                        model.insert((session as u64, filter));
+                    }
+                    Step::Remove(session, filter) => {
+                        index.remove(&filter, session as u64);
+                        model.remove(&(session as u64, filter));
+                    }
+                    Step::Publish(name) => {
+                        let mut found = Vec::new();
+                        index.matching(&name, |subscriber| found.push(subscriber.mailbox.number));
+                        found.sort_unstable();
+                        let expected: Vec<_> =
+                            model.iter().filter(|(_, filter)| matches(&name, filter)).map(|(s, _)| *s).collect();
+                        prop_assert_eq!(found, expected, "{}", name);
+                    }
+                }
+            }
+            for (session, filter) in model {
+                index.remove(&filter, session);
+            }
+            prop_assert!(index.is_empty());
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What others have for a session: messages, in a bounded queue, and word that its connection is to end.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{Config, Kick, QoS, message::Delivery};
+
+/// Why a connection is to end, as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The same client id connected again.
+    TakenOver,
+    /// The embedding server wants it gone.
+    Kicked(Kick),
+    /// The broker is going down; what is queued may be written until then.
+    Shutdown(Instant),
+    /// Its queue is full, and what does not fit must not be dropped.
+    Overflow,
+    /// The router let go of its link.
+    LinkLost,
+}
+
+/// How much a mailbox holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+impl From<&Config> for Limits {
+    fn from(config: &Config) -> Self {
+        Self {
+            messages: config.max_queued_messages,
+            bytes: config.max_queued_bytes,
+        }
+    }
+}
+
+/// What became of a message put into a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It is queued.
+    Queued,
+    /// No connection is there and the message is not one to keep.
+    Absent,
+    /// The queue is full and the message may be dropped.
+    Dropped,
+    /// The queue is full and the message may not be dropped: the connection ends.
+    Overflow,
+}
+
+/// The mailbox of one session; it outlives the session's connections.
+pub(crate) struct Mailbox {
+    /// Names the session among all of this process.
+    pub(crate) number: u64,
+    limits: Limits,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    queue: VecDeque<Delivery>,
+    bytes: usize,
+    online: bool,
+    end: Option<Box<End>>,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Mailbox {
+    pub(crate) fn new(number: u64, limits: Limits) -> Self {
+        Self {
+            number,
+            limits,
+            inner: Mutex::new(Inner {
+                online: true,
+                ..Inner::default()
+            }),
+        }
+    }
+
+    /// Puts a message in.
+    pub(crate) fn push(&self, delivery: Delivery) -> Pushed {
+        let mut inner = self.inner.lock();
+        if !inner.online && delivery.qos == QoS::AtMostOnce {
+            return Pushed::Absent;
+        }
+        if inner.fits(&delivery, self.limits) {
+            inner.append(delivery);
+            return Pushed::Queued;
+        }
+        if delivery.qos == QoS::AtMostOnce || !inner.online {
+            return Pushed::Dropped;
+        }
+        inner.end.get_or_insert_with(|| Box::new(End::Overflow));
+        inner.wake_reader();
+        Pushed::Overflow
+    }
+
+    /// Puts a message in, once there is room while a connection is there to make some.
+    pub(crate) async fn push_when_room(&self, delivery: Delivery) -> Pushed {
+        let mut delivery = Some(delivery);
+        poll_fn(|cx| {
+            let mut inner = self.inner.lock();
+            let full = delivery
+                .as_ref()
+                .is_some_and(|delivery| !inner.fits(delivery, self.limits));
+            if full && inner.online && inner.end.is_none() {
+                inner.writer = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            drop(inner);
+            Poll::Ready(
+                delivery
+                    .take()
+                    .map_or(Pushed::Absent, |delivery| self.push(delivery)),
+            )
+        })
+        .await
+    }
+
+    /// Tells the connection to end; the first reason counts.
+    pub(crate) fn end(&self, end: End) {
+        let mut inner = self.inner.lock();
+        inner.end.get_or_insert_with(|| Box::new(end));
+        inner.wake_reader();
+    }
+
+    /// A connection has taken the session, or left it.
+    pub(crate) fn set_online(&self, online: bool) {
+        let mut inner = self.inner.lock();
+        inner.online = online;
+        inner.end = None;
+        if !online {
+            inner.reader = None;
+            inner.queue.retain(|delivery| delivery.qos > QoS::AtMostOnce);
+            inner.bytes = inner.queue.iter().map(Delivery::size).sum();
+        }
+        inner.wake_writer();
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inner.lock().queue.is_empty()
+    }
+
+    /// Takes the first message; one of QoS 1 or 2 only while the window is open.
+    pub(crate) fn pop(&self, window_open: bool) -> Option<Delivery> {
+        let mut inner = self.inner.lock();
+        if !inner.ready(window_open) {
+            return None;
+        }
+        let delivery = inner.queue.pop_front()?;
+        inner.bytes -= delivery.size();
+        if inner.queue.is_empty() {
+            inner.queue = VecDeque::new();
+        }
+        inner.wake_writer();
+        Some(delivery)
+    }
+
+    /// Ready with the reason once the connection is told to end, or with none once [`Mailbox::pop`] would return
+    /// something for the given window; never so for no window.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>, window_open: Option<bool>) -> Poll<Option<End>> {
+        let mut inner = self.inner.lock();
+        if let Some(end) = inner.end.as_deref() {
+            return Poll::Ready(Some(end.clone()));
+        }
+        if window_open.is_some_and(|open| inner.ready(open)) {
+            return Poll::Ready(None);
+        }
+        if !inner
+            .reader
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            inner.reader = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Inner {
+    fn fits(&self, delivery: &Delivery, limits: Limits) -> bool {
+        // One message always fits into an empty queue; the packet size bounds it.
+        self.queue.is_empty()
+            || (self.queue.len() < limits.messages && self.bytes + delivery.size() <= limits.bytes)
+    }
+
+    fn append(&mut self, delivery: Delivery) {
+        self.bytes += delivery.size();
+        self.queue.push_back(delivery);
+        self.wake_reader();
+    }
+
+    fn ready(&self, window_open: bool) -> bool {
+        self.queue
+            .front()
+            .is_some_and(|delivery| window_open || delivery.qos == QoS::AtMostOnce)
+    }
+
+    fn wake_reader(&mut self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(waker) = self.writer.take() {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A message inside the broker, and one copy of it on its way to one session.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use rmqtt_codec::{types::Publish, v5::LastWill};
+use tokio::time::Instant;
+
+use crate::{Message, QoS};
+
+/// A published message, shared by all who get it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Publication {
+    pub(crate) topic: ByteString,
+    pub(crate) payload: Bytes,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    /// The number of the publisher's session; 0 when the server published it.
+    pub(crate) publisher: u64,
+    pub(crate) properties: Option<Box<Properties>>,
+}
+
+/// The MQTT 5 properties that travel with a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Properties {
+    pub(crate) utf8: bool,
+    pub(crate) content_type: Option<ByteString>,
+    pub(crate) response_topic: Option<ByteString>,
+    pub(crate) correlation_data: Option<Bytes>,
+    pub(crate) user: Vec<(ByteString, ByteString)>,
+    pub(crate) expires: Option<Instant>,
+}
+
+/// One copy of a message for one subscription of one session.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) publication: Arc<Publication>,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) subscription: Option<NonZeroU32>,
+}
+
+/// What a client asked for with a subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) qos: QoS,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) id: Option<NonZeroU32>,
+}
+
+/// A last will and how long after the departure it is published.
+#[derive(Clone, Debug)]
+pub(crate) struct Will {
+    pub(crate) publication: Publication,
+    pub(crate) delay: Duration,
+}
+
+impl Options {
+    /// The live copy of a message for this subscription of this session, unless it is the session's own and unwanted.
+    pub(crate) fn live(&self, session: u64, publication: &Arc<Publication>) -> Option<Delivery> {
+        let own = self.no_local && publication.publisher == session;
+        (!own).then(|| Delivery {
+            publication: Arc::clone(publication),
+            qos: self.qos.min(publication.qos),
+            retain: self.retain_as_published && publication.retain,
+            subscription: self.id,
+        })
+    }
+
+    /// The copy of a retained message for this subscription, which is new.
+    pub(crate) fn retained(&self, publication: Arc<Publication>) -> Delivery {
+        Delivery {
+            qos: self.qos.min(publication.qos),
+            publication,
+            retain: true,
+            subscription: self.id,
+        }
+    }
+}
+
+impl Delivery {
+    /// What it counts against a queue's limit in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.publication.size()
+    }
+}
+
+impl Publication {
+    pub(crate) fn received(publish: Publish, publisher: u64) -> Self {
+        let properties = publish.properties.and_then(|properties| {
+            boxed(Properties {
+                utf8: properties.is_utf8_payload,
+                content_type: properties.content_type,
+                response_topic: properties.response_topic,
+                correlation_data: properties.correlation_data,
+                user: properties.user_properties,
+                expires: properties.message_expiry_interval.map(deadline),
+            })
+        });
+        let qos = publish.qos.into();
+        Self {
+            topic: publish.topic,
+            payload: publish.payload,
+            qos,
+            retain: publish.retain,
+            publisher,
+            properties,
+        }
+    }
+
+    /// The message for the hook.
+    pub(crate) fn message(&self) -> Message {
+        let properties = self.properties.as_deref();
+        Message {
+            topic: self.topic.to_string(),
+            payload: self.payload.clone(),
+            qos: self.qos,
+            retain: self.retain,
+            response_topic: properties.and_then(|p| p.response_topic.as_ref().map(ToString::to_string)),
+            correlation_data: properties.and_then(|p| p.correlation_data.clone()),
+        }
+    }
+
+    /// A copy that shares no memory with the buffer the message was read into, to be kept for long.
+    pub(crate) fn detached(&self) -> Self {
+        let mut copy = self.clone();
+        copy.topic = ByteString::from(self.topic.to_string());
+        copy.payload = Bytes::copy_from_slice(&self.payload);
+        copy
+    }
+
+    pub(crate) fn expired(&self, now: Instant) -> bool {
+        self.expires().is_some_and(|at| at <= now)
+    }
+
+    pub(crate) fn expires(&self) -> Option<Instant> {
+        self.properties.as_ref().and_then(|properties| properties.expires)
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        let properties = self.properties.as_ref().map_or(0, |properties| properties.size());
+        self.topic.len() + self.payload.len() + properties + size_of::<Self>()
+    }
+}
+
+impl Properties {
+    fn size(&self) -> usize {
+        let texts = self
+            .content_type
+            .iter()
+            .chain(&self.response_topic)
+            .map(|text| text.len());
+        let user = self.user.iter().map(|(name, value)| name.len() + value.len());
+        texts.chain(user).sum::<usize>() + self.correlation_data.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+impl From<Message> for Publication {
+    fn from(message: Message) -> Self {
+        let properties = boxed(Properties {
+            response_topic: message.response_topic.map(ByteString::from),
+            correlation_data: message.correlation_data,
+            ..Properties::default()
+        });
+        Self {
+            topic: ByteString::from(message.topic),
+            payload: message.payload,
+            qos: message.qos,
+            retain: message.retain,
+            publisher: 0,
+            properties,
+        }
+    }
+}
+
+impl From<LastWill> for Will {
+    fn from(will: LastWill) -> Self {
+        let properties = boxed(Properties {
+            utf8: will.is_utf8_payload.unwrap_or(false),
+            content_type: will.content_type,
+            response_topic: will.response_topic,
+            correlation_data: will.correlation_data,
+            user: will.user_properties,
+            expires: will.message_expiry_interval.map(deadline),
+        });
+        let publication = Publication {
+            topic: will.topic,
+            payload: will.message,
+            qos: will.qos.into(),
+            retain: will.retain,
+            publisher: 0,
+            properties,
+        };
+        Self {
+            publication,
+            delay: Duration::from_secs(will.will_delay_interval_sec.unwrap_or(0).into()),
+        }
+    }
+}
+
+fn boxed(properties: Properties) -> Option<Box<Properties>> {
+    (properties != Properties::default()).then(|| Box::new(properties))
+}
+
+fn deadline(seconds: NonZeroU32) -> Instant {
+    Instant::now() + Duration::from_secs(seconds.get().into())
+}

@@ -1,0 +1,117 @@
+use std::sync::atomic::AtomicI64;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Why something was turned away or thrown away.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Cause {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Direction {
+    direction: &'static str,
+}
+
+/// What the broker counts; no label ever holds a client's id.
+pub(crate) struct Metrics {
+    pub(crate) connections: Gauge<i64, AtomicI64>,
+    pub(crate) connects: Counter,
+    pub(crate) takeovers: Counter,
+    pub(crate) panics: Counter,
+    pub(crate) accept_errors: Counter,
+    pub(crate) links: Gauge<i64, AtomicI64>,
+    pub(crate) sessions_stored: Gauge<i64, AtomicI64>,
+    pub(crate) retained: Gauge<i64, AtomicI64>,
+    pub(crate) retained_bytes: Gauge<i64, AtomicI64>,
+    pub(crate) received: Counter,
+    pub(crate) sent: Counter,
+    packets: Family<Direction, Counter>,
+    refused: Family<Cause, Counter>,
+    dropped: Family<Cause, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let packets = Family::<Direction, Counter>::default();
+        let received = packets.get_or_create(&Direction { direction: "in" }).clone();
+        let sent = packets.get_or_create(&Direction { direction: "out" }).clone();
+        Self {
+            connections: Gauge::default(),
+            connects: Counter::default(),
+            takeovers: Counter::default(),
+            panics: Counter::default(),
+            accept_errors: Counter::default(),
+            links: Gauge::default(),
+            sessions_stored: Gauge::default(),
+            retained: Gauge::default(),
+            retained_bytes: Gauge::default(),
+            received,
+            sent,
+            packets,
+            refused: Family::default(),
+            dropped: Family::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a connection, packet or request that was turned away.
+    pub(crate) fn refuse(&self, cause: &'static str) {
+        self.refused.get_or_create(&Cause { cause }).inc();
+    }
+
+    /// Counts a message that was thrown away.
+    pub(crate) fn drop_message(&self, cause: &'static str) {
+        self.drop_messages(cause, 1);
+    }
+
+    /// Counts messages that were thrown away.
+    pub(crate) fn drop_messages(&self, cause: &'static str, count: u64) {
+        self.dropped.get_or_create(&Cause { cause }).inc_by(count);
+    }
+
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let broker = registry.sub_registry_with_prefix("broker");
+        broker.register("connections", "Clients connected", self.connections.clone());
+        broker.register("connects", "Clients that were let in", self.connects.clone());
+        broker.register(
+            "takeovers",
+            "Sessions taken over by the same client id",
+            self.takeovers.clone(),
+        );
+        broker.register(
+            "panics",
+            "Panics contained in one connection",
+            self.panics.clone(),
+        );
+        broker.register(
+            "accept_errors",
+            "Failed accepts, such as for want of file descriptors",
+            self.accept_errors.clone(),
+        );
+        broker.register("links", "Links to the router", self.links.clone());
+        broker.register(
+            "sessions_stored",
+            "Sessions that wait for their client",
+            self.sessions_stored.clone(),
+        );
+        broker.register("retained", "Retained application messages", self.retained.clone());
+        broker.register(
+            "retained_bytes",
+            "Memory of retained application messages",
+            self.retained_bytes.clone(),
+        );
+        broker.register("packets", "MQTT packets by direction", self.packets.clone());
+        broker.register(
+            "refused",
+            "Connections and requests turned away, by cause",
+            self.refused.clone(),
+        );
+        broker.register("dropped", "Messages thrown away, by cause", self.dropped.clone());
+    }
+}

@@ -1,0 +1,133 @@
+//! Who is connected, by client id.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use hashbrown::hash_map::Entry;
+use tokio::sync::Notify;
+
+use crate::{
+    Client,
+    mailbox::{End, Mailbox},
+    sharded::Sharded,
+};
+
+/// One connected client as others see it.
+pub(crate) struct Peer {
+    pub(crate) client: Client,
+    mailbox: OnceLock<Arc<Mailbox>>,
+    leaving: AtomicBool,
+    gone: AtomicBool,
+    departure: Notify,
+}
+
+impl Peer {
+    pub(crate) fn new(client: Client) -> Self {
+        Self {
+            client,
+            mailbox: OnceLock::new(),
+            leaving: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            departure: Notify::new(),
+        }
+    }
+
+    /// Names the session's mailbox, once the session is known.
+    pub(crate) fn open(&self, mailbox: Arc<Mailbox>) {
+        self.mailbox.get_or_init(|| mailbox);
+    }
+
+    /// Tells the connection to end; false when it is not up, or leaving already.
+    pub(crate) fn end(&self, end: End) -> bool {
+        match self.mailbox.get() {
+            Some(mailbox) if !self.leaving.load(Ordering::SeqCst) => {
+                mailbox.end(end);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the client is gone from the registry.
+    pub(crate) async fn departed(&self) {
+        let departure = self.departure.notified();
+        if !self.gone.load(Ordering::SeqCst) {
+            departure.await;
+        }
+    }
+}
+
+/// The connected clients.
+#[derive(Default)]
+pub(crate) struct Registry {
+    peers: Sharded<Arc<Peer>>,
+    connected: AtomicUsize,
+}
+
+impl Registry {
+    /// Adds a client, unless one of this id is there.
+    ///
+    /// # Errors
+    /// The one that is there.
+    pub(crate) fn insert(&self, peer: &Arc<Peer>) -> Result<(), Arc<Peer>> {
+        let id = peer.client.id.as_str();
+        match self.peers.shard(id).write().entry(id.into()) {
+            Entry::Occupied(entry) => Err(Arc::clone(entry.get())),
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::clone(peer));
+                self.connected.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            }
+        }
+    }
+
+    /// From now on the client does not count as connected, but its id is still taken.
+    pub(crate) fn leave(&self, peer: &Peer) {
+        if !peer.leaving.swap(true, Ordering::SeqCst) {
+            self.connected.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Frees the client's id.
+    pub(crate) fn remove(&self, peer: &Peer) {
+        self.leave(peer);
+        self.peers
+            .shard(&peer.client.id)
+            .write()
+            .remove(peer.client.id.as_str());
+        peer.gone.store(true, Ordering::SeqCst);
+        peer.departure.notify_waiters();
+    }
+
+    /// The connected client of this id.
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Peer>> {
+        let peer = self.peers.shard(id).read().get(id).cloned()?;
+        (!peer.leaving.load(Ordering::SeqCst)).then_some(peer)
+    }
+
+    /// How many are connected.
+    pub(crate) fn len(&self) -> usize {
+        self.connected.load(Ordering::SeqCst)
+    }
+
+    /// Everyone who is connected, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Peer>> {
+        let mut all = Vec::with_capacity(self.len());
+        for shard in self.peers.shards() {
+            let shard = shard.read();
+            all.extend(
+                shard
+                    .values()
+                    .filter(|peer| !peer.leaving.load(Ordering::SeqCst))
+                    .cloned(),
+            );
+        }
+        all
+    }
+}

@@ -1,0 +1,201 @@
+//! The rumqttd side: application topics. Nothing outside this module names rumqttd.
+
+mod envelope;
+mod link;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rumqttd::{
+    RouterConfig,
+    local::{LinkBuilder, LinkError, LinkRx, LinkTx},
+};
+use tokio::time::Instant;
+
+pub(crate) use link::Link;
+
+use crate::{
+    Config,
+    mailbox::Mailbox,
+    message::{Options, Publication},
+    metrics::Metrics,
+};
+
+/// Events that may wait in the router's channel before senders wait their turn. It holds 1,000 and blocks a whole
+/// thread when full, so this leaves room for every thread that looked at the same moment.
+const CROWDED: usize = 500;
+/// How often a sender looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How long a sender waits before it gives the router up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Messages the router hands a link in one go.
+const BATCH: u64 = 100;
+/// Parts of a filter's log; the oldest part goes when the last one is full.
+const LOG_PARTS: usize = 8;
+/// The smallest part rumqttd takes.
+const MIN_PART: usize = 1024;
+
+/// Why the router did not take something.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RouterError {
+    /// It did not make room for a long time.
+    #[error("the router is overloaded")]
+    Busy,
+    /// Its thread is gone, or it refused.
+    #[error("the router is gone: {0}")]
+    Gone(#[from] LinkError),
+}
+
+/// The router, started when the first connection needs it and again should it ever die.
+pub(crate) struct Router {
+    config: RouterConfig,
+    epoch: Instant,
+    metrics: Arc<Metrics>,
+    running: Mutex<Option<Running>>,
+    /// Names of links are used again, as the router remembers every name it ever saw.
+    names: Mutex<Vec<u64>>,
+    next_name: AtomicU64,
+}
+
+type Ends = (LinkTx, LinkRx);
+
+/// A running router. Its channel's type cannot be named outside rumqttd, so it lives in two closures.
+#[derive(Clone)]
+struct Running {
+    waiting: Arc<dyn Fn() -> usize + Send + Sync>,
+    build: Arc<dyn Fn(&str) -> Result<Ends, LinkError> + Send + Sync>,
+}
+
+impl Running {
+    fn start(config: RouterConfig) -> Self {
+        let channel = rumqttd::Router::new(0, config).spawn();
+        let sender = channel.clone();
+        let build = move |name: &str| {
+            let (tx, rx, _) = LinkBuilder::new(name, sender.clone()).build()?;
+            Ok((tx, rx))
+        };
+        Self {
+            waiting: Arc::new(move || channel.len()),
+            build: Arc::new(build),
+        }
+    }
+
+    /// Waits until sending to the router does not block.
+    async fn room(&self) -> Result<(), RouterError> {
+        if (self.waiting)() < CROWDED {
+            return Ok(());
+        }
+        let wait = async {
+            while (self.waiting)() >= CROWDED {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .map_err(|_| RouterError::Busy)
+    }
+}
+
+impl Router {
+    pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
+        Self {
+            config: RouterConfig {
+                // Stored sessions keep their links, and wills may need one of their own for a moment.
+                max_connections: config.max_connections + config.max_stored_sessions + CROWDED,
+                max_outgoing_packet_count: BATCH,
+                max_segment_size: (config.max_log_bytes / LOG_PARTS).max(MIN_PART),
+                max_segment_count: LOG_PARTS,
+                ..RouterConfig::default()
+            },
+            epoch: Instant::now(),
+            metrics,
+            running: Mutex::new(None),
+            names: Mutex::default(),
+            next_name: AtomicU64::new(0),
+        }
+    }
+
+    /// Opens a link whose messages go into this mailbox.
+    pub(crate) async fn open(self: &Arc<Self>, mailbox: &Arc<Mailbox>) -> Result<Link, RouterError> {
+        let name = self.take_name();
+        let (running, (tx, rx)) = match self.connect(name).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.give_name(name);
+                return Err(error);
+            }
+        };
+        self.metrics.links.inc();
+        Ok(Link::start(
+            Arc::clone(self),
+            running,
+            name,
+            (tx, rx),
+            Arc::clone(mailbox),
+        ))
+    }
+
+    /// Publishes one message for someone who has no link.
+    pub(crate) async fn publish(self: &Arc<Self>, publication: Publication) -> Result<(), RouterError> {
+        let limits = crate::mailbox::Limits {
+            messages: 0,
+            bytes: 0,
+        };
+        let nobody = Arc::new(Mailbox::new(publication.publisher, limits));
+        self.open(&nobody).await?.publish(publication).await
+    }
+
+    async fn connect(&self, name: u64) -> Result<(Running, Ends), RouterError> {
+        let running = self
+            .running
+            .lock()
+            .get_or_insert_with(|| Running::start(self.config.clone()))
+            .clone();
+        running.room().await?;
+        // Building blocks until the router answers.
+        let build = Arc::clone(&running.build);
+        let built = tokio::task::spawn_blocking(move || build(&format!("link-{name}"))).await;
+        match built {
+            Ok(Ok(ends)) => Ok((running, ends)),
+            Ok(Err(error)) => {
+                // The router answers every link it has room for, so it has died: the next caller starts another.
+                let mut slot = self.running.lock();
+                if slot
+                    .as_ref()
+                    .is_some_and(|current| Arc::ptr_eq(&current.build, &running.build))
+                {
+                    tracing::error!(%error, "the router is gone");
+                    *slot = None;
+                }
+                Err(error.into())
+            }
+            Err(_) => Err(RouterError::Busy),
+        }
+    }
+
+    fn take_name(&self) -> u64 {
+        self.names
+            .lock()
+            .pop()
+            .unwrap_or_else(|| self.next_name.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn give_name(&self, name: u64) {
+        self.names.lock().push(name);
+    }
+}
+
+/// What a link knows of one of its filters.
+#[derive(Clone, Debug)]
+struct Subscribed {
+    filter: Arc<str>,
+    options: Options,
+    /// The log position of the next message, once one has come.
+    expected: Option<u64>,
+}

@@ -1,0 +1,215 @@
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+use rumqttd::{
+    Forward, Notification,
+    local::{LinkRx, LinkTx},
+    protocol::{
+        Disconnect, DisconnectReasonCode, Filter, Packet, QoS, RetainForwardRule, Subscribe,
+        SubscribeProperties, Unsubscribe,
+    },
+};
+use tokio::task::AbortHandle;
+
+use super::{Ends, Router, RouterError, Running, Subscribed, envelope};
+use crate::{
+    mailbox::{End, Mailbox, Pushed},
+    message::{Delivery, Options, Publication},
+    metrics::Metrics,
+};
+
+/// Filters by the subscription identifier they have inside the router.
+type Filters = Arc<Mutex<HashMap<usize, Subscribed>>>;
+
+/// One session's link to the router; dropping it disconnects it there.
+pub(crate) struct Link {
+    router: Arc<Router>,
+    running: Running,
+    name: u64,
+    tx: Option<LinkTx>,
+    filters: Filters,
+    next_filter: usize,
+    pump: AbortHandle,
+}
+
+impl Link {
+    pub(super) fn start(
+        router: Arc<Router>,
+        running: Running,
+        name: u64,
+        ends: Ends,
+        mailbox: Arc<Mailbox>,
+    ) -> Self {
+        let (tx, rx) = ends;
+        let filters = Filters::default();
+        let pump = Pump {
+            rx,
+            running: running.clone(),
+            filters: Arc::clone(&filters),
+            mailbox,
+            epoch: router.epoch,
+            metrics: Arc::clone(&router.metrics),
+        };
+        let pump = tokio::spawn(pump.run()).abort_handle();
+        Self {
+            router,
+            running,
+            name,
+            tx: Some(tx),
+            filters,
+            next_filter: 1,
+            pump,
+        }
+    }
+
+    /// Hands a message to the router.
+    pub(crate) async fn publish(&mut self, publication: Publication) -> Result<(), RouterError> {
+        let (publish, properties) = envelope::wrap(publication, self.router.epoch);
+        self.send(Packet::Publish(publish, Some(properties))).await
+    }
+
+    /// Subscribes, or gives an existing subscription new options.
+    pub(crate) async fn subscribe(&mut self, filter: &Arc<str>, options: Options) -> Result<(), RouterError> {
+        let known = self
+            .filters
+            .lock()
+            .values_mut()
+            .find(|known| known.filter == *filter)
+            .map(|known| {
+                known.options = options;
+            });
+        if known.is_some() {
+            return Ok(());
+        }
+        let id = self.next_filter;
+        self.next_filter += 1;
+        let subscribed = Subscribed {
+            filter: Arc::clone(filter),
+            options,
+            expected: None,
+        };
+        self.filters.lock().insert(id, subscribed);
+        let filter = Filter {
+            path: envelope::enter(filter),
+            qos: QoS::AtMostOnce,
+            nolocal: false,
+            preserve_retain: false,
+            retain_forward_rule: RetainForwardRule::Never,
+        };
+        let properties = SubscribeProperties {
+            id: Some(id),
+            user_properties: Vec::new(),
+        };
+        self.send(Packet::Subscribe(
+            Subscribe {
+                pkid: 0,
+                filters: vec![filter],
+            },
+            Some(properties),
+        ))
+        .await
+    }
+
+    /// Unsubscribes.
+    pub(crate) async fn unsubscribe(&mut self, filter: &str) -> Result<(), RouterError> {
+        self.filters.lock().retain(|_, known| *known.filter != *filter);
+        let filters = vec![envelope::enter(filter)];
+        self.send(Packet::Unsubscribe(Unsubscribe { pkid: 0, filters }, None))
+            .await
+    }
+
+    async fn send(&mut self, packet: Packet) -> Result<(), RouterError> {
+        self.running.room().await?;
+        if let Some(tx) = &mut self.tx {
+            tx.send(packet).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.pump.abort();
+        self.router.metrics.links.dec();
+        let Some(mut tx) = self.tx.take() else { return };
+        let (router, running, name) = (Arc::clone(&self.router), self.running.clone(), self.name);
+        let goodbye = async move {
+            // An overloaded router is waited for, as a link it does not hear of leaving would stay in it for ever.
+            while running.room().await.is_err() {}
+            let disconnect = Disconnect {
+                reason_code: DisconnectReasonCode::NormalDisconnection,
+            };
+            if tx.send(Packet::Disconnect(disconnect, None)).await.is_ok() {
+                router.give_name(name);
+            }
+        };
+        // Without a runtime the process is on its way out.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(goodbye);
+        }
+    }
+}
+
+/// Carries what the router has for a link into its session's mailbox.
+struct Pump {
+    rx: LinkRx,
+    running: Running,
+    filters: Filters,
+    mailbox: Arc<Mailbox>,
+    epoch: tokio::time::Instant,
+    metrics: Arc<Metrics>,
+}
+
+impl Pump {
+    async fn run(mut self) {
+        loop {
+            match self.rx.next().await {
+                Ok(Some(Notification::Forward(forward))) => self.forward(forward).await,
+                Ok(Some(Notification::Unschedule)) => {
+                    // Having filled the link's buffer, the router waits to hear that it is empty again.
+                    while self.running.room().await.is_err() {}
+                    if self.rx.ready().is_err() {
+                        break;
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        self.mailbox.end(End::LinkLost);
+    }
+
+    async fn forward(&mut self, forward: Forward) {
+        let Some(delivery) = self.delivery(forward) else {
+            return;
+        };
+        match self.mailbox.push_when_room(delivery).await {
+            Pushed::Queued | Pushed::Absent => {}
+            Pushed::Dropped | Pushed::Overflow => self.metrics.drop_message("queue_full"),
+        }
+    }
+
+    fn delivery(&self, forward: Forward) -> Option<Delivery> {
+        let id = *forward.properties.as_ref()?.subscription_identifiers.last()?;
+        let options = self.note_position(id, forward.cursor.map(|(_, offset)| offset))?;
+        let publication = envelope::unwrap(forward.publish, forward.properties, self.epoch)?;
+        options.live(self.mailbox.number, &Arc::new(publication))
+    }
+
+    /// The options of a filter that is still subscribed to. A gap in the positions is what the router's log has lost.
+    fn note_position(&self, id: usize, position: Option<u64>) -> Option<Options> {
+        let mut filters = self.filters.lock();
+        let subscribed = filters.get_mut(&id)?;
+        if let Some(position) = position {
+            if let Some(lost) = subscribed
+                .expected
+                .and_then(|expected| position.checked_sub(expected))
+                && lost > 0
+            {
+                self.metrics.drop_messages("router_log_full", lost);
+            }
+            subscribed.expected = Some(position + 1);
+        }
+        Some(subscribed.options)
+    }
+}

@@ -1,0 +1,301 @@
+//! Sessions, which outlive their connections, and the bounded store of those that wait for their client.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    num::NonZeroU16,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{
+    Client,
+    index::{Index, Subscriber},
+    mailbox::Mailbox,
+    message::{Delivery, Options, Will},
+    metrics::Metrics,
+    router::Link,
+};
+
+/// The expiry of a session that never ends by itself.
+pub(crate) const FOREVER: u32 = u32::MAX;
+
+/// What a client's subscriptions and unfinished deliveries are. Dropping it leaves nothing of it in the broker.
+pub(crate) struct Session {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) subscriptions: Vec<(Arc<str>, Options)>,
+    pub(crate) link: Option<Box<Link>>,
+    pub(crate) flow: Option<Box<Flow>>,
+    index: Arc<Index>,
+}
+
+impl Session {
+    pub(crate) fn new(mailbox: Mailbox, index: Arc<Index>) -> Self {
+        Self {
+            mailbox: Arc::new(mailbox),
+            subscriptions: Vec::new(),
+            link: None,
+            flow: None,
+            index,
+        }
+    }
+
+    /// Adds a subscription or gives an old one new options; false when it is an old one.
+    pub(crate) fn subscribe(&mut self, filter: &Arc<str>, options: Options) -> bool {
+        match self.subscriptions.iter_mut().find(|(known, _)| known == filter) {
+            Some((_, old)) => {
+                *old = options;
+                false
+            }
+            None => {
+                self.subscriptions.reserve_exact(1);
+                self.subscriptions.push((Arc::clone(filter), options));
+                true
+            }
+        }
+    }
+
+    /// Shows the subscription what is published on the control plane.
+    pub(crate) fn listen(&self, filter: &Arc<str>, options: Options) {
+        self.index.add(
+            filter,
+            Subscriber {
+                mailbox: Arc::clone(&self.mailbox),
+                options,
+            },
+        );
+    }
+
+    /// Removes a subscription; false when there is none.
+    pub(crate) fn unsubscribe(&mut self, filter: &str) -> bool {
+        let before = self.subscriptions.len();
+        self.subscriptions.retain(|(known, _)| **known != *filter);
+        self.index.remove(filter, self.mailbox.number);
+        self.subscriptions.len() < before
+    }
+
+    /// The deliveries of QoS 1 and 2 under way.
+    pub(crate) fn flow(&mut self) -> &mut Flow {
+        self.flow.get_or_insert_default()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for (filter, _) in &self.subscriptions {
+            self.index.remove(filter, self.mailbox.number);
+        }
+    }
+}
+
+/// Deliveries of QoS 1 and 2 that are under way, in both directions.
+#[derive(Default)]
+pub(crate) struct Flow {
+    last_id: u16,
+    outgoing: VecDeque<Outgoing>,
+    /// QoS 2 messages received and not yet released.
+    received: HashSet<NonZeroU16>,
+}
+
+struct Outgoing {
+    id: NonZeroU16,
+    /// None once the client has it and only the release is open.
+    delivery: Option<Delivery>,
+}
+
+/// What is to be sent again to a client that is back.
+pub(crate) enum Again {
+    /// PUBLISH, marked as a duplicate.
+    Publish(Delivery),
+    /// PUBREL.
+    Release,
+}
+
+impl Flow {
+    /// How many are on their way to the client.
+    pub(crate) fn outgoing(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Begins a delivery. There are always fewer under way than there are ids.
+    pub(crate) fn begin(&mut self, delivery: Delivery) -> NonZeroU16 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            let Some(id) = NonZeroU16::new(self.last_id) else {
+                continue;
+            };
+            if !self.outgoing.iter().any(|outgoing| outgoing.id == id) {
+                self.outgoing.push_back(Outgoing {
+                    id,
+                    delivery: Some(delivery),
+                });
+                return id;
+            }
+        }
+    }
+
+    /// PUBACK or PUBCOMP, or a delivery given up: it is over. False when there was none.
+    pub(crate) fn finish(&mut self, id: NonZeroU16) -> bool {
+        let at = self.outgoing.iter().position(|outgoing| outgoing.id == id);
+        at.and_then(|at| self.outgoing.remove(at)).is_some()
+    }
+
+    /// PUBREC: the message is there, its release is open. False when there was none.
+    pub(crate) fn release(&mut self, id: NonZeroU16) -> bool {
+        match self.outgoing.iter_mut().find(|outgoing| outgoing.id == id) {
+            Some(outgoing) => {
+                outgoing.delivery = None;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Everything under way to the client, in its order.
+    pub(crate) fn again(&self) -> Vec<(NonZeroU16, Again)> {
+        let again = |outgoing: &Outgoing| match &outgoing.delivery {
+            Some(delivery) => (outgoing.id, Again::Publish(delivery.clone())),
+            None => (outgoing.id, Again::Release),
+        };
+        self.outgoing.iter().map(again).collect()
+    }
+
+    /// A QoS 2 message came; false when it is one already received.
+    pub(crate) fn receive(&mut self, id: NonZeroU16) -> bool {
+        self.received.insert(id)
+    }
+
+    /// PUBREL: the id is free again. False when it was.
+    pub(crate) fn released(&mut self, id: NonZeroU16) -> bool {
+        self.received.remove(&id)
+    }
+
+    /// How many QoS 2 messages are received and not yet released.
+    pub(crate) fn received(&self) -> usize {
+        self.received.len()
+    }
+
+    /// Nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.outgoing.is_empty() && self.received.is_empty()
+    }
+}
+
+/// A session that waits for its client.
+pub(crate) struct Stored {
+    pub(crate) session: Session,
+    pub(crate) will: Option<PendingWill>,
+    expires: Option<Instant>,
+    order: u64,
+}
+
+/// A will whose delay runs.
+pub(crate) struct PendingWill {
+    pub(crate) client: Client,
+    pub(crate) will: Will,
+    pub(crate) due: Instant,
+}
+
+/// The sessions that wait for their clients.
+pub(crate) struct Sessions {
+    limit: usize,
+    metrics: Arc<Metrics>,
+    store: Mutex<Store>,
+}
+
+#[derive(Default)]
+struct Store {
+    sessions: HashMap<Arc<str>, Stored>,
+    by_age: BTreeMap<u64, Arc<str>>,
+    next: u64,
+}
+
+impl Sessions {
+    pub(crate) fn new(limit: usize, metrics: Arc<Metrics>) -> Self {
+        Self {
+            limit,
+            metrics,
+            store: Mutex::default(),
+        }
+    }
+
+    /// Keeps a session; returns the wills of those that had to go for it.
+    #[must_use]
+    pub(crate) fn put(
+        &self,
+        client_id: &str,
+        session: Session,
+        expiry: u32,
+        will: Option<PendingWill>,
+        now: Instant,
+    ) -> Vec<PendingWill> {
+        session.mailbox.set_online(false);
+        let expires = (expiry != FOREVER).then(|| now + Duration::from_secs(expiry.into()));
+        let mut store = self.store.lock();
+        let mut gone = Vec::new();
+        gone.extend(store.remove(client_id));
+        let order = store.next;
+        store.next += 1;
+        let id: Arc<str> = client_id.into();
+        store.by_age.insert(order, Arc::clone(&id));
+        store.sessions.insert(
+            id,
+            Stored {
+                session,
+                will,
+                expires,
+                order,
+            },
+        );
+        while store.sessions.len() > self.limit {
+            let Some(oldest) = store.by_age.values().next().cloned() else {
+                break;
+            };
+            gone.extend(store.remove(&oldest));
+            self.metrics.drop_message("stored_session");
+        }
+        self.metrics.sessions_stored.set(store.sessions.len() as i64);
+        drop(store);
+        gone.into_iter().filter_map(|stored| stored.will).collect()
+    }
+
+    /// Hands out the session of a client that is back.
+    pub(crate) fn take(&self, client_id: &str) -> Option<Stored> {
+        let mut store = self.store.lock();
+        let stored = store.remove(client_id)?;
+        self.metrics.sessions_stored.set(store.sessions.len() as i64);
+        Some(stored)
+    }
+
+    /// Lets go of sessions that are over; returns the wills that are due.
+    pub(crate) fn expire(&self, now: Instant) -> Vec<PendingWill> {
+        let mut store = self.store.lock();
+        let over = |stored: &Stored| stored.expires.is_some_and(|at| at <= now);
+        let ids: Vec<_> = store
+            .sessions
+            .iter()
+            .filter(|(_, stored)| over(stored))
+            .map(|(id, _)| Arc::clone(id))
+            .collect();
+        let ended: Vec<_> = ids.iter().filter_map(|id| store.remove(id)).collect();
+        let mut due: Vec<_> = store
+            .sessions
+            .values_mut()
+            .filter_map(|stored| stored.will.take_if(|will| will.due <= now))
+            .collect();
+        self.metrics.sessions_stored.set(store.sessions.len() as i64);
+        drop(store);
+        due.extend(ended.into_iter().filter_map(|stored| stored.will));
+        due
+    }
+}
+
+impl Store {
+    fn remove(&mut self, client_id: &str) -> Option<Stored> {
+        let stored = self.sessions.remove(client_id)?;
+        self.by_age.remove(&stored.order);
+        Some(stored)
+    }
+}

@@ -1,0 +1,176 @@
+//! What all connections of one broker share.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Client, Config, Decision, Hook,
+    index::Index,
+    mailbox::{Limits, Mailbox, Pushed},
+    message::{Delivery, Publication, Will},
+    metrics::Metrics,
+    registry::Registry,
+    retained::Retained,
+    router::Router,
+    sessions::{PendingWill, Session, Sessions},
+    topic::{Plane, plane},
+};
+
+/// The shared state of one broker.
+pub(crate) struct State {
+    pub(crate) config: Config,
+    pub(crate) hook: Arc<dyn Hook>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) registry: Registry,
+    pub(crate) index: Arc<Index>,
+    pub(crate) retained: Retained,
+    pub(crate) sessions: Sessions,
+    pub(crate) router: Arc<Router>,
+    pub(crate) started: Instant,
+    /// Cancelled when the broker stops to accept.
+    pub(crate) closing: CancellationToken,
+    /// Every connection's task.
+    pub(crate) tasks: TaskTracker,
+    /// Sockets that are open, whether or not their clients are connected.
+    pub(crate) sockets: AtomicUsize,
+    /// Connections that wrote all they had before the shutdown's deadline.
+    pub(crate) drained: AtomicUsize,
+    /// Makes assigned client ids differ from those of an earlier process.
+    nonce: u64,
+    next_serial: AtomicU64,
+    next_session: AtomicU64,
+}
+
+/// What became of a control-plane message.
+pub(crate) enum Verdict {
+    Accepted,
+    Answered(crate::Message),
+    Refused,
+}
+
+impl State {
+    pub(crate) fn new(config: Config, hook: Arc<dyn Hook>) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        Self {
+            hook,
+            registry: Registry::default(),
+            index: Arc::default(),
+            retained: Retained::new(&config),
+            sessions: Sessions::new(config.max_stored_sessions, Arc::clone(&metrics)),
+            router: Arc::new(Router::new(&config, Arc::clone(&metrics))),
+            metrics,
+            started: Instant::now(),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            sockets: AtomicUsize::new(0),
+            drained: AtomicUsize::new(0),
+            nonce: RandomState::new().build_hasher().finish(),
+            next_serial: AtomicU64::new(1),
+            next_session: AtomicU64::new(1),
+            config,
+        }
+    }
+
+    /// A number no connection had before.
+    pub(crate) fn serial(&self) -> u64 {
+        self.next_serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A client id for one that sent none. With a slash in it, it is never taken for a device's.
+    pub(crate) fn assigned_id(&self, serial: u64) -> String {
+        format!("auto/{:016x}/{serial:x}", self.nonce)
+    }
+
+    pub(crate) fn new_session(&self) -> Session {
+        let number = self.next_session.fetch_add(1, Ordering::Relaxed);
+        Session::new(
+            Mailbox::new(number, Limits::from(&self.config)),
+            Arc::clone(&self.index),
+        )
+    }
+
+    /// Shows a control-plane or `$SYS` message to everyone whose subscriptions match.
+    pub(crate) fn show(&self, publication: Publication) {
+        let publication = Arc::new(publication);
+        self.index.matching(&publication.topic, |subscriber| {
+            if let Some(delivery) = subscriber.options.live(subscriber.mailbox.number, &publication) {
+                self.deliver(&subscriber.mailbox, delivery);
+            }
+        });
+    }
+
+    /// The same, but what is for the given session is returned, to be written without a detour.
+    pub(crate) fn show_except(&self, publication: Publication, session: u64) -> Vec<Delivery> {
+        let publication = Arc::new(publication);
+        let mut own = Vec::new();
+        self.index.matching(&publication.topic, |subscriber| {
+            match subscriber.options.live(subscriber.mailbox.number, &publication) {
+                Some(delivery) if subscriber.mailbox.number == session => own.push(delivery),
+                Some(delivery) => self.deliver(&subscriber.mailbox, delivery),
+                None => {}
+            }
+        });
+        own
+    }
+
+    /// Puts a message into a mailbox; what does not fit is counted.
+    pub(crate) fn deliver(&self, mailbox: &Mailbox, delivery: Delivery) {
+        match mailbox.push(delivery) {
+            Pushed::Queued | Pushed::Absent => {}
+            Pushed::Dropped | Pushed::Overflow => self.metrics.drop_message("queue_full"),
+        }
+    }
+
+    /// Publishes the last will of a client that is gone.
+    pub(crate) async fn publish_will(&self, client: &Client, will: Will) {
+        let publication = will.publication;
+        match plane(&publication.topic) {
+            Plane::Control => {
+                let mut decision = self.hook.publish(client, &publication.message());
+                let verdict = loop {
+                    match decision {
+                        Decision::Accept => break Verdict::Accepted,
+                        Decision::Answer(answer) => break Verdict::Answered(answer),
+                        Decision::Refuse => break Verdict::Refused,
+                        Decision::Wait(later) => decision = later.await,
+                    }
+                };
+                match verdict {
+                    Verdict::Accepted => self.show(publication),
+                    Verdict::Answered(answer) => {
+                        self.show(publication);
+                        self.show(answer.into());
+                    }
+                    Verdict::Refused => self.metrics.drop_message("refused"),
+                }
+            }
+            Plane::System => self.metrics.drop_message("refused"),
+            Plane::Application => {
+                if publication.retain {
+                    self.retained.put(&publication, &self.metrics);
+                }
+                if let Err(error) = self.router.publish(publication).await {
+                    tracing::warn!(client = client.id, %error, "a last will is lost");
+                    self.metrics.drop_message("router");
+                }
+            }
+        }
+    }
+
+    /// Publishes wills whose time has come, in tasks of their own.
+    pub(crate) fn publish_wills(self: &Arc<Self>, wills: Vec<PendingWill>) {
+        for pending in wills {
+            let state = Arc::clone(self);
+            self.tasks
+                .spawn(async move { state.publish_will(&pending.client, pending.will).await });
+        }
+    }
+}

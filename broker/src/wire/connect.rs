@@ -1,0 +1,261 @@
+//! CONNECT and CONNACK of both versions.
+
+use std::{
+    num::NonZeroU16,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
+use rmqtt_codec::{
+    error::DecodeError,
+    v3::{self, ConnectAckReason as V3Reason},
+    v5::{self, ConnectAckReason as V5Reason},
+};
+use tokio_util::codec::Decoder;
+
+use super::Wire;
+use crate::{
+    Config, Refusal,
+    message::{Publication, Will},
+};
+
+/// A valid CONNECT of either version.
+#[derive(Debug)]
+pub(crate) struct Connect {
+    pub(crate) client_id: ByteString,
+    pub(crate) clean: bool,
+    pub(crate) keep_alive: u16,
+    /// How long the session outlives the connection, in seconds; `u32::MAX` is for ever.
+    pub(crate) expiry: u32,
+    pub(crate) receive_max: u16,
+    pub(crate) will: Option<Will>,
+    pub(crate) username: Option<ByteString>,
+    pub(crate) password: Option<Bytes>,
+    pub(crate) user_properties: Vec<(ByteString, ByteString)>,
+    /// The client wants an extended authentication, which there is none of.
+    pub(crate) extended_authentication: bool,
+}
+
+/// How a refused CONNECT is answered, in both versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) v3: V3Reason,
+    pub(crate) v5: V5Reason,
+    pub(crate) text: Option<String>,
+    pub(crate) server: Option<String>,
+}
+
+/// Why a CONNECT is not taken.
+#[derive(Debug)]
+pub(crate) enum ConnectError {
+    /// It is not MQTT, or malformed before its version is known: nothing is answered.
+    Silent,
+    /// It is answered and the connection closed.
+    Rejected(Wire, Rejection),
+    /// The codec panicked on it.
+    Panicked,
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_v5() { "Wire(5)" } else { "Wire(3.1.1)" })
+    }
+}
+
+impl Rejection {
+    pub(crate) fn new(v3: V3Reason, v5: V5Reason) -> Self {
+        Self {
+            v3,
+            v5,
+            text: None,
+            server: None,
+        }
+    }
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotAuthorized(text) => Self {
+                text: Some(text),
+                ..Self::new(V3Reason::NotAuthorized, V5Reason::NotAuthorized)
+            },
+            Refusal::ServerMoved(server) => Self {
+                server: server.map(|endpoint| endpoint.to_string()),
+                ..Self::new(V3Reason::NotAuthorized, V5Reason::ServerMoved)
+            },
+            Refusal::Unavailable(text) => Self {
+                text: Some(text),
+                ..Self::new(V3Reason::ServiceUnavailable, V5Reason::ServerUnavailable)
+            },
+        }
+    }
+}
+
+/// The codec that answers a CONNECT of which only the beginning is there.
+///
+/// # Errors
+/// [`ConnectError::Silent`] while, or because, the beginning does not say; otherwise the version is not spoken here.
+pub(crate) fn version(input: &[u8], config: &Config) -> Result<Wire, ConnectError> {
+    let body = input
+        .iter()
+        .skip(1)
+        .position(|byte| byte & 0x80 == 0)
+        .map(|at| at + 2);
+    let body = body.and_then(|at| input.get(at..)).unwrap_or_default();
+    let v3 = || Wire::V3(v3::Codec::new(config.max_packet_size));
+    let v5 = || Wire::V5(v5::Codec::new(config.max_packet_size, 0));
+    let unspoken = |wire| {
+        let reason = Rejection::new(
+            V3Reason::UnacceptableProtocolVersion,
+            V5Reason::UnsupportedProtocolVersion,
+        );
+        Err(ConnectError::Rejected(wire, reason))
+    };
+    match body {
+        [0, 4, b'M', b'Q', b'T', b'T', 4, ..] => Ok(v3()),
+        [0, 4, b'M', b'Q', b'T', b'T', 5, ..] => Ok(v5()),
+        [0, 4, b'M', b'Q', b'T', b'T', level, ..] => unspoken(if *level > 5 { v5() } else { v3() }),
+        [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', ..] => unspoken(v3()),
+        _ => Err(ConnectError::Silent),
+    }
+}
+
+/// Decodes a CONNECT, which the input holds as a whole and at its beginning.
+///
+/// # Errors
+/// What to answer, if anything.
+pub(crate) fn decode(input: &mut BytesMut, config: &Config) -> Result<(Wire, Connect), ConnectError> {
+    let mut wire = version(input, config)?;
+    let decoded = catch_unwind(AssertUnwindSafe(|| match &mut wire {
+        Wire::V3(codec) => decode_v3(codec, input),
+        Wire::V5(codec) => decode_v5(codec, input),
+    }));
+    let malformed = || Rejection::new(V3Reason::UnacceptableProtocolVersion, V5Reason::MalformedPacket);
+    match decoded {
+        Err(_) => Err(ConnectError::Panicked),
+        Ok(Ok(Some(connect))) => Ok((wire, connect)),
+        Ok(Err(DecodeError::InvalidClientId)) => {
+            let reason = Rejection::new(V3Reason::IdentifierRejected, V5Reason::ClientIdentifierNotValid);
+            Err(ConnectError::Rejected(wire, reason))
+        }
+        // 3.1.1 knows no code for a malformed CONNECT.
+        Ok(_) if !wire.is_v5() => Err(ConnectError::Silent),
+        Ok(_) => Err(ConnectError::Rejected(wire, malformed())),
+    }
+}
+
+fn decode_v3(codec: &mut v3::Codec, input: &mut BytesMut) -> Result<Option<Connect>, DecodeError> {
+    let Some((v3::Packet::Connect(connect), _)) = codec.decode(input)? else {
+        return Ok(None);
+    };
+    Ok(Some(Connect {
+        client_id: connect.client_id,
+        clean: connect.clean_session,
+        keep_alive: connect.keep_alive,
+        expiry: if connect.clean_session { 0 } else { u32::MAX },
+        receive_max: u16::MAX,
+        will: connect.last_will.map(|will| Will {
+            publication: Publication {
+                topic: will.topic,
+                payload: will.message,
+                qos: will.qos.into(),
+                retain: will.retain,
+                ..Publication::default()
+            },
+            delay: Duration::ZERO,
+        }),
+        username: connect.username,
+        password: connect.password,
+        user_properties: Vec::new(),
+        extended_authentication: false,
+    }))
+}
+
+fn decode_v5(codec: &mut v5::Codec, input: &mut BytesMut) -> Result<Option<Connect>, DecodeError> {
+    let mut again = input.clone();
+    let decoded = match codec.decode(input) {
+        Err(DecodeError::InvalidClientId) => {
+            // The codec takes an empty client id with Clean Start only, but MQTT 5 allows it without; as the client
+            // is given an id nobody has, it makes no difference.
+            set_clean_start(&mut again);
+            *codec = v5::Codec::new(codec.max_inbound_size(), 0);
+            codec.decode(&mut again)?
+        }
+        decoded => decoded?,
+    };
+    let Some((v5::Packet::Connect(connect), _)) = decoded else {
+        return Ok(None);
+    };
+    codec.set_max_outbound_size(connect.max_packet_size.map_or(0, |size| size.get()));
+    Ok(Some(Connect {
+        client_id: connect.client_id,
+        clean: connect.clean_start,
+        keep_alive: connect.keep_alive,
+        expiry: connect.session_expiry_interval_secs,
+        receive_max: connect.receive_max.map_or(u16::MAX, NonZeroU16::get),
+        will: connect.last_will.map(Will::from),
+        username: connect.username,
+        password: connect.password,
+        user_properties: connect.user_properties,
+        extended_authentication: connect.auth_method.is_some(),
+    }))
+}
+
+fn set_clean_start(packet: &mut BytesMut) {
+    // The flags follow the fixed header, the protocol's name with its length, and its level.
+    let flags = packet
+        .iter()
+        .skip(1)
+        .position(|byte| byte & 0x80 == 0)
+        .map(|at| at + 2 + 7);
+    if let Some(flags) = flags.and_then(|at| packet.get_mut(at)) {
+        *flags |= 0b10;
+    }
+}
+
+impl Wire {
+    pub(crate) fn reject(&mut self, output: &mut BytesMut, rejection: Rejection) {
+        let v3 = v3::ConnectAck {
+            return_code: rejection.v3,
+            session_present: false,
+        };
+        let v5 = v5::ConnectAck {
+            reason_code: rejection.v5,
+            reason_string: rejection.text.map(ByteString::from),
+            server_reference: rejection.server.map(ByteString::from),
+            ..v5::ConnectAck::default()
+        };
+        self.put(output, v3::Packet::ConnectAck(v3), || {
+            v5::Packet::ConnectAck(Box::new(v5))
+        });
+    }
+
+    /// Lets the client in; MQTT 5 is told what this broker does and tolerates.
+    pub(crate) fn accept(
+        &mut self,
+        output: &mut BytesMut,
+        session_present: bool,
+        assigned: Option<ByteString>,
+        config: &Config,
+    ) {
+        let v3 = v3::ConnectAck {
+            return_code: V3Reason::ConnectionAccepted,
+            session_present,
+        };
+        let v5 = || {
+            v5::Packet::ConnectAck(Box::new(v5::ConnectAck {
+                session_present,
+                receive_max: NonZeroU16::new(config.max_inflight).unwrap_or(NonZeroU16::MIN),
+                max_packet_size: Some(config.max_packet_size),
+                assigned_client_id: assigned,
+                topic_alias_max: 0,
+                shared_subscription_available: false,
+                ..v5::ConnectAck::default()
+            }))
+        };
+        self.put(output, v3::Packet::ConnectAck(v3), v5);
+    }
+}
