@@ -1,2 +1,39 @@
 //! The device's side of Homeport: finds the device's gateway and follows it when it changes.
+//!
+//! An application starts an [`Agent`], publishes and subscribes through it, and need not know which gateway it is
+//! connected to, or that it has moved:
+//!
+//! ```no_run
+//! use homeport_device_agent::{Agent, Config, Event, Qos};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut config = Config::new("dev-1".parse()?, "mqtt://registrar.example:1883".parse()?);
+//! config.state = Some("/var/lib/my-app/homeport.json".into());
+//! let (agent, mut events) = Agent::start(config)?;
+//! agent.subscribe("cmd/dev-1/#", Qos::AtLeastOnce).await?;
+//! agent.publish("temperature", "21.5", Qos::AtMostOnce).await?;
+//! while let Some(event) = events.recv().await {
+//!     match event {
+//!         Event::Message(message) => println!("{}: {} bytes", message.topic, message.payload.len()),
+//!         Event::Changed(change) => println!("{change}"),
+//!         Event::SubscriptionRefused { filter } => println!("may not subscribe to {filter}"),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`core`] is the state machine on its own, for simulations and other drivers.
+
+mod agent;
+pub mod cli;
+pub mod config;
 pub mod core;
+mod driver;
+mod fleet;
+mod run;
+mod store;
+
+pub use agent::{
+    Agent, Config, Event, Incoming, MIN_KEEP_ALIVE, PublishError, Qos, StartError, Status, SubscribeError,
+};

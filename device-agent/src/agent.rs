@@ -1,0 +1,347 @@
+//! The agent as an application embeds it.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use protocol::{DeviceId, Endpoint, Epoch, GatewayId, Topic};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use crate::{
+    core::{Change, Counters, Machine, Phase, Settings},
+    driver::{Driver, Outgoing, Request, Waiter},
+    store,
+};
+
+/// The shortest keep-alive that works.
+pub const MIN_KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Requests on their way to the driver; more callers wait.
+const REQUESTS: usize = 32;
+
+/// One device's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The device.
+    pub device: DeviceId,
+    /// The only address a device needs to know.
+    pub registrar: Endpoint,
+    /// Where the last answer is kept; without it, the device asks at every start.
+    pub state: Option<PathBuf>,
+    /// MQTT's keep-alive on every connection, at least [`MIN_KEEP_ALIVE`].
+    pub keep_alive: Duration,
+    /// The largest payload sent or received, in bytes.
+    pub max_payload: u32,
+    /// How many messages of each QoS wait while there is no connection: the oldest of QoS 0 is dropped then, the callers of
+    /// QoS 1 wait.
+    pub outbox: usize,
+    /// How many events wait for the application: QoS 1 messages then wait on their way, the rest is dropped.
+    pub events: usize,
+    /// How many filters may be subscribed to.
+    pub max_subscriptions: usize,
+    /// Times and limits of the state machine.
+    pub settings: Arc<Settings>,
+}
+
+impl Config {
+    /// The defaults: nothing is stored.
+    pub fn new(device: DeviceId, registrar: Endpoint) -> Self {
+        Self {
+            device,
+            registrar,
+            state: None,
+            keep_alive: Duration::from_secs(30),
+            max_payload: 256 * 1024,
+            outbox: 1_000,
+            events: 1_000,
+            max_subscriptions: 64,
+            settings: Arc::default(),
+        }
+    }
+}
+
+/// How surely a message is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qos {
+    /// At most once.
+    AtMostOnce,
+    /// At least once.
+    AtLeastOnce,
+}
+
+/// A message to the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incoming {
+    /// Its topic.
+    pub topic: String,
+    /// Its payload.
+    pub payload: Bytes,
+    /// How it was delivered.
+    pub qos: Qos,
+    /// It was published earlier and retained.
+    pub retain: bool,
+}
+
+/// What an application hears from its agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The device's state changed.
+    Changed(Change),
+    /// A message arrived for one of the application's subscriptions.
+    Message(Incoming),
+    /// A gateway does not allow a subscription; it is tried again on the next one.
+    SubscriptionRefused {
+        /// Its filter.
+        filter: String,
+    },
+}
+
+/// Where a device is, and what it has counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// In a word.
+    pub phase: Phase,
+    /// The gateway it is connected to.
+    pub gateway: Option<GatewayId>,
+    /// The epoch of the assignment it acts on.
+    pub epoch: Option<Epoch>,
+    /// What the state machine has counted.
+    pub counters: Counters,
+    /// QoS 0 messages dropped because the outbox was full.
+    pub publishes_dropped: u64,
+    /// Events dropped because the application did not take them.
+    pub events_dropped: u64,
+}
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The stored answer is there but cannot be read.
+    #[error("cannot read the stored answer {}: {error}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The keep-alive is too short.
+    #[error("keep-alive is {0:?}, at least {MIN_KEEP_ALIVE:?} and at most 65535s are allowed")]
+    KeepAlive(Duration),
+}
+
+/// Why a message was not published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The topic is empty, too long, or has a wildcard or NUL.
+    #[error("topic {0:?} is not valid")]
+    Topic(String),
+    /// The payload is larger than configured, or than the gateway takes.
+    #[error("the message is too large")]
+    TooLarge,
+    /// The gateway does not take it.
+    #[error("the gateway refuses the message: {0}")]
+    Refused(String),
+    /// The agent has stopped.
+    #[error("the agent has stopped")]
+    Stopped,
+}
+
+/// Why a filter was not subscribed to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The filter is not valid.
+    #[error("filter {0:?} is not valid")]
+    Filter(String),
+    /// There are as many as are allowed.
+    #[error("there are {0} subscriptions already")]
+    TooMany(usize),
+    /// Too many subscriptions are on their way.
+    #[error("too many subscriptions at a time, try again")]
+    Busy,
+    /// The agent has stopped.
+    #[error("the agent has stopped")]
+    Stopped,
+}
+
+/// A running device. Clones are the same device; when the last one is dropped, it stops without saying goodbye.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Arc<Config>,
+    requests: mpsc::Sender<Request>,
+    /// Places in the outbox for QoS 1.
+    places: Arc<Semaphore>,
+    status: watch::Receiver<Status>,
+    driver: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let driver = self.driver.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(driver) = driver {
+            driver.abort();
+        }
+    }
+}
+
+impl Agent {
+    /// Starts a device on the current tokio runtime. It finds its gateway by itself, for as long as it runs; the receiver tells
+    /// what happens, and may be dropped by whoever does not care.
+    ///
+    /// # Errors
+    /// The configuration cannot work, or the stored answer cannot be read. A damaged one is no error: it is kept aside.
+    pub fn start(config: Config) -> Result<(Self, mpsc::Receiver<Event>), StartError> {
+        if config.keep_alive < MIN_KEEP_ALIVE || config.keep_alive.as_secs() > u64::from(u16::MAX) {
+            return Err(StartError::KeepAlive(config.keep_alive));
+        }
+        let stored = match &config.state {
+            Some(path) => store::load(path, Timestamp::now()).map_err(|error| StartError::State {
+                path: path.clone(),
+                error,
+            })?,
+            None => None,
+        };
+        let config = Arc::new(config);
+        let started = Instant::now();
+        let settings = Arc::clone(&config.settings);
+        let seed = rand::random();
+        let machine = Machine::new(config.device.clone(), settings, stored, seed, Duration::ZERO);
+        let (requests, waiting) = mpsc::channel(REQUESTS);
+        let (events, receiver) = mpsc::channel(config.events.max(1));
+        let (status, watched) = watch::channel(Status {
+            phase: machine.phase(),
+            gateway: None,
+            epoch: machine.assigned().map(|assigned| assigned.epoch),
+            counters: Counters::default(),
+            publishes_dropped: 0,
+            events_dropped: 0,
+        });
+        let run = Driver::run(Arc::clone(&config), machine, started, waiting, events, status);
+        let shared = Shared {
+            places: Arc::new(Semaphore::new(config.outbox.max(1))),
+            config,
+            requests,
+            status: watched,
+            driver: Mutex::new(Some(tokio::spawn(run))),
+        };
+        Ok((
+            Self {
+                shared: Arc::new(shared),
+            },
+            receiver,
+        ))
+    }
+
+    /// The device.
+    pub fn device(&self) -> &DeviceId {
+        &self.shared.config.device
+    }
+
+    /// Where the device is now; the receiver can wait for changes.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.shared.status.clone()
+    }
+
+    /// Publishes to `data/<id>/<subtopic>`; see [`Agent::publish_to`].
+    ///
+    /// # Errors
+    /// As for [`Agent::publish_to`].
+    pub async fn publish(
+        &self,
+        subtopic: &str,
+        payload: impl Into<Bytes>,
+        qos: Qos,
+    ) -> Result<(), PublishError> {
+        let topic = Topic::Data(self.device().clone(), subtopic.into());
+        self.publish_to(topic.to_string(), payload, qos).await
+    }
+
+    /// Publishes to any topic, now or when there is a connection, whatever moves the device makes in between.
+    ///
+    /// A QoS 0 message is taken at once, and dropped when [`Config::outbox`] newer ones wait. A QoS 1 message waits for a
+    /// place in the outbox and then for a gateway's acknowledgement; when the returned future is dropped after it got
+    /// its place, it is still sent.
+    ///
+    /// # Errors
+    /// The message cannot be sent, or the gateway refuses it, or the agent stops first.
+    pub async fn publish_to(
+        &self,
+        topic: impl Into<String>,
+        payload: impl Into<Bytes>,
+        qos: Qos,
+    ) -> Result<(), PublishError> {
+        let (topic, payload) = (topic.into(), payload.into());
+        if topic.len() > usize::from(u16::MAX)
+            || topic.contains('\0')
+            || !rumqttc::valid_topic(&topic)
+            || topic.is_empty()
+        {
+            return Err(PublishError::Topic(topic));
+        }
+        if payload.len() > self.shared.config.max_payload as usize {
+            return Err(PublishError::TooLarge);
+        }
+        let stopped = |_| PublishError::Stopped;
+        let (waiter, result) = match qos {
+            Qos::AtMostOnce => (None, None),
+            Qos::AtLeastOnce => {
+                let place = Arc::clone(&self.shared.places).acquire_owned().await;
+                let _place = place.map_err(|_| PublishError::Stopped)?;
+                let (done, result) = oneshot::channel();
+                (Some(Waiter { done, _place }), Some(result))
+            }
+        };
+        let outgoing = Outgoing {
+            topic,
+            payload,
+            waiter,
+        };
+        let sent = self.shared.requests.send(Request::Publish(outgoing)).await;
+        sent.map_err(|_| PublishError::Stopped)?;
+        match result {
+            Some(result) => result.await.map_err(stopped)?,
+            None => Ok(()),
+        }
+    }
+
+    /// Subscribes to a filter, now and on every later connection; the messages arrive as [`Event::Message`].
+    ///
+    /// # Errors
+    /// The filter is not valid, or there are too many, or the agent has stopped.
+    pub async fn subscribe(&self, filter: impl Into<String>, qos: Qos) -> Result<(), SubscribeError> {
+        let filter = filter.into();
+        if filter.len() > usize::from(u16::MAX) || filter.contains('\0') || !rumqttc::valid_filter(&filter) {
+            return Err(SubscribeError::Filter(filter));
+        }
+        let (done, result) = oneshot::channel();
+        let request = Request::Subscribe { filter, qos, done };
+        let sent = self.shared.requests.send(request).await;
+        sent.map_err(|_| SubscribeError::Stopped)?;
+        result.await.map_err(|_| SubscribeError::Stopped)?
+    }
+
+    /// Leaves the gateway with a DISCONNECT and waits until nothing of this device runs any more.
+    pub async fn stop(&self) {
+        let driver = {
+            let mut driver = self.shared.driver.lock().unwrap_or_else(PoisonError::into_inner);
+            driver.take()
+        };
+        let Some(driver) = driver else { return };
+        // A driver that takes no requests has ended already.
+        self.shared.requests.send(Request::Stop).await.unwrap_or_default();
+        if let Err(error) = driver.await {
+            tracing::error!(device = %self.device(), %error, "the agent's task failed");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The program's configuration: defaults < file < environment < flags.
+
+mod layers;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use protocol::{DeviceId, Endpoint};
+use serde::{Deserialize, Serialize};
+
+pub use layers::{Layers, LoadError};
+
+use crate::{
+    MIN_KEEP_ALIVE,
+    agent::Config,
+    core::{self, MIN_WAIT, Settings},
+};
+
+/// The longest time that can be configured.
+const MAX_TIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Everything the program can be told. `configs/device.toml` explains each key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// The device; there is no default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<DeviceId>,
+    /// The registrar's bootstrap broker.
+    pub registrar: Endpoint,
+    /// The folder of the stored answers, one file a device.
+    pub state_dir: PathBuf,
+    /// How often to publish to `data/<id>/heartbeat`.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// The connection to a gateway.
+    pub connection: Connection,
+    /// What waits for a connection, or for the application.
+    pub queue: Queue,
+    /// Waits after failures.
+    pub backoff: Backoff,
+    /// Questions to the registrar.
+    pub question: Question,
+}
+
+/// The connection to a gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Connection {
+    /// MQTT's keep-alive.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// How long one endpoint may take until its connection is up.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How often all endpoints are tried before the registrar is asked.
+    pub tries_before_asking: u32,
+    /// How long a connection must last for earlier failures to be forgotten.
+    #[serde(with = "humantime_serde")]
+    pub settled_after: Duration,
+    /// The shortest wait after another client took over this device's session; at most twice that.
+    #[serde(with = "humantime_serde")]
+    pub taken_over_wait: Duration,
+    /// The largest payload sent or received, in bytes.
+    pub max_payload: u32,
+    /// How many filters may be subscribed to.
+    pub max_subscriptions: usize,
+}
+
+/// What waits for a connection, or for the application.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// Messages of each QoS that wait for a gateway.
+    pub outbox: usize,
+    /// Events that wait for the application.
+    pub events: usize,
+}
+
+/// Waits after failures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Backoff {
+    /// Half of the longest wait after the first failure.
+    #[serde(with = "humantime_serde")]
+    pub base: Duration,
+    /// The longest wait.
+    #[serde(with = "humantime_serde")]
+    pub max: Duration,
+}
+
+/// Questions to the registrar.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Question {
+    /// How long one may stay open.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The longest `retry_after_ms` that is honoured.
+    #[serde(with = "humantime_serde")]
+    pub max_retry_after: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            id: None,
+            registrar: "mqtt://127.0.0.1:1883"
+                .parse()
+                .expect("the default is an endpoint"),
+            state_dir: "homeport-data/devices".into(),
+            heartbeat: Duration::from_secs(30),
+            connection: Connection::default(),
+            queue: Queue::default(),
+            backoff: Backoff::default(),
+            question: Question::default(),
+        }
+    }
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        let (settings, config) = (Settings::default(), template());
+        Self {
+            keep_alive: config.keep_alive,
+            timeout: settings.connect_timeout,
+            tries_before_asking: settings.tries_before_asking,
+            settled_after: settings.settled_after,
+            taken_over_wait: settings.taken_over_wait,
+            max_payload: config.max_payload,
+            max_subscriptions: config.max_subscriptions,
+        }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        let Config { outbox, events, .. } = template();
+        Self { outbox, events }
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        let core::Backoff { base, max } = Settings::default().backoff;
+        Self { base, max }
+    }
+}
+
+impl Default for Question {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            timeout: settings.question_timeout,
+            max_retry_after: settings.max_retry_after,
+        }
+    }
+}
+
+/// The library's defaults.
+fn template() -> Config {
+    Config::new(
+        "template".parse().expect("it is a device id"),
+        "mqtt://127.0.0.1:1883".parse().expect("it is an endpoint"),
+    )
+}
+
+/// What is wrong with a configuration that can be read: the key, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct CheckError {
+    /// The key, as written in the file.
+    pub key: &'static str,
+    /// What is wrong, and what to do.
+    pub problem: String,
+}
+
+impl Options {
+    /// Checks what cannot be seen from one value's type.
+    ///
+    /// # Errors
+    /// The first key that cannot work.
+    pub fn check(&self) -> Result<(), CheckError> {
+        let (connection, backoff, question) = (&self.connection, &self.backoff, &self.question);
+        let keep_alive_max = Duration::from_secs(u16::MAX.into());
+        for (key, time, min, max) in [
+            ("heartbeat", self.heartbeat, Duration::from_millis(1), MAX_TIME),
+            (
+                "connection.keep_alive",
+                connection.keep_alive,
+                MIN_KEEP_ALIVE,
+                keep_alive_max,
+            ),
+            (
+                "connection.timeout",
+                connection.timeout,
+                Duration::from_millis(1),
+                MAX_TIME,
+            ),
+            (
+                "connection.settled_after",
+                connection.settled_after,
+                MIN_WAIT,
+                MAX_TIME,
+            ),
+            (
+                "connection.taken_over_wait",
+                connection.taken_over_wait,
+                MIN_WAIT,
+                MAX_TIME,
+            ),
+            ("backoff.base", backoff.base, MIN_WAIT, MAX_TIME),
+            ("backoff.max", backoff.max, backoff.base, MAX_TIME),
+            (
+                "question.timeout",
+                question.timeout,
+                Duration::from_millis(1),
+                MAX_TIME,
+            ),
+            (
+                "question.max_retry_after",
+                question.max_retry_after,
+                MIN_WAIT,
+                MAX_TIME,
+            ),
+        ] {
+            if time < min || time > max {
+                let show = humantime::format_duration;
+                let problem = format!("{} is not from {} to {}", show(time), show(min), show(max));
+                return Err(CheckError { key, problem });
+            }
+        }
+        for (key, number) in [
+            (
+                "connection.tries_before_asking",
+                u64::from(connection.tries_before_asking),
+            ),
+            ("connection.max_payload", connection.max_payload.into()),
+            ("queue.outbox", self.queue.outbox as u64),
+            ("queue.events", self.queue.events as u64),
+        ] {
+            if number == 0 {
+                return Err(CheckError {
+                    key,
+                    problem: "must be at least 1".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a device's answer is kept, unless told otherwise.
+    pub fn state_path(&self, device: &DeviceId) -> PathBuf {
+        self.state_dir.join(format!("{device}.json"))
+    }
+
+    /// The state machine's times and limits, which devices share.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::new(Settings {
+            backoff: core::Backoff {
+                base: self.backoff.base,
+                max: self.backoff.max,
+            },
+            question_timeout: self.question.timeout,
+            connect_timeout: self.connection.timeout,
+            tries_before_asking: self.connection.tries_before_asking,
+            settled_after: self.connection.settled_after,
+            taken_over_wait: self.connection.taken_over_wait,
+            max_retry_after: self.question.max_retry_after,
+        })
+    }
+
+    /// One device's configuration; its answer is not stored.
+    pub fn device(&self, device: DeviceId, settings: Arc<Settings>) -> Config {
+        Config {
+            device,
+            registrar: self.registrar.clone(),
+            state: None,
+            keep_alive: self.connection.keep_alive,
+            max_payload: self.connection.max_payload,
+            outbox: self.queue.outbox,
+            events: self.queue.events,
+            max_subscriptions: self.connection.max_subscriptions,
+            settings,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

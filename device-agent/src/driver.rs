@@ -1,0 +1,437 @@
+//! Carries out what the core decides: one task a device, one more for each connection it has.
+
+mod dial;
+mod inbox;
+mod link;
+mod outbox;
+mod query;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use protocol::{
+    Topic,
+    message::{Answer, Assigned, Message, Migrate, MoveStatus, Query, VERSION},
+};
+use rumqttc::v5::mqttbytes::{
+    QoS,
+    v5::{PubAckReason, SubscribeReasonCode},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::{JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    agent::{Config, Event, PublishError, Qos, Status, SubscribeError},
+    core::{Change, Command, Input, LinkId, Loss, Machine},
+    store,
+};
+use dial::Identity;
+use inbox::Inbox;
+use link::{Link, Pump};
+use outbox::Outbox;
+use query::Question;
+
+pub(crate) use outbox::{Outgoing, Waiter};
+
+/// Signals on their way to a driver; more make the connections wait.
+const SIGNALS: usize = 32;
+/// A sleep no caller of a timer lives to see the end of.
+const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
+
+impl Config {
+    fn identity(&self, inflight: u16) -> Identity {
+        Identity {
+            client_id: self.device.to_string(),
+            password: None,
+            user_properties: Vec::new(),
+            keep_alive: self.keep_alive,
+            max_packet_size: self.max_payload,
+            inflight,
+        }
+    }
+}
+
+impl Qos {
+    fn mqtt(self) -> QoS {
+        match self {
+            Qos::AtMostOnce => QoS::AtMostOnce,
+            Qos::AtLeastOnce => QoS::AtLeastOnce,
+        }
+    }
+}
+
+/// What the application wants.
+pub(crate) enum Request {
+    Publish(Outgoing),
+    Subscribe {
+        filter: String,
+        qos: Qos,
+        done: oneshot::Sender<Result<(), SubscribeError>>,
+    },
+    Stop,
+}
+
+/// What a connection has to say.
+enum Signal {
+    Up {
+        link: LinkId,
+        max_packet_size: Option<u32>,
+        codes: Vec<SubscribeReasonCode>,
+    },
+    Down {
+        link: LinkId,
+        loss: Loss,
+    },
+    Notice {
+        link: LinkId,
+        notice: Migrate,
+    },
+    Sent {
+        link: LinkId,
+        packet: u16,
+    },
+    Acknowledged {
+        link: LinkId,
+        packet: u16,
+        reason: PubAckReason,
+    },
+    Subscribed {
+        link: LinkId,
+        codes: Vec<SubscribeReasonCode>,
+    },
+    Answer(Answer),
+    AskFailed {
+        rid: String,
+        error: String,
+    },
+}
+
+#[derive(Clone)]
+struct Signals(mpsc::Sender<Signal>);
+
+impl Signals {
+    async fn send(&self, signal: Signal) {
+        // Without a driver there is nobody left to tell.
+        self.0.send(signal).await.unwrap_or_default();
+    }
+}
+
+pub(crate) struct Driver {
+    config: Arc<Config>,
+    machine: Machine,
+    started: Instant,
+    links: HashMap<LinkId, Link>,
+    /// The link the application's messages go to.
+    current: Option<LinkId>,
+    question: Option<oneshot::Sender<()>>,
+    subscriptions: BTreeMap<String, Qos>,
+    outbox: Outbox,
+    inbox: Inbox,
+    status: watch::Sender<Status>,
+    signals: Signals,
+    tasks: JoinSet<()>,
+}
+
+impl Driver {
+    /// Runs a device until it is stopped or every handle to it is gone.
+    pub(crate) async fn run(
+        config: Arc<Config>,
+        machine: Machine,
+        started: Instant,
+        mut requests: mpsc::Receiver<Request>,
+        events: mpsc::Sender<Event>,
+        status: watch::Sender<Status>,
+    ) {
+        let (sender, mut signals) = mpsc::channel(SIGNALS);
+        let mut driver = Self {
+            machine,
+            started,
+            links: HashMap::new(),
+            current: None,
+            question: None,
+            subscriptions: BTreeMap::new(),
+            outbox: Outbox::new(config.outbox),
+            inbox: Inbox::new(events),
+            status,
+            signals: Signals(sender),
+            tasks: JoinSet::new(),
+            config,
+        };
+        driver.step(Input::Tick).await;
+        let timer = sleep_until(driver.wakes_at());
+        tokio::pin!(timer);
+        loop {
+            tokio::select! {
+                Some(signal) = signals.recv() => driver.signal(signal).await,
+                request = requests.recv() => match request {
+                    Some(Request::Stop) | None => break,
+                    Some(request) => driver.request(request),
+                },
+                () = timer.as_mut() => driver.step(Input::Tick).await,
+                Some(ended) = driver.tasks.join_next_with_id() => {
+                    if let Err(error) = ended {
+                        driver.task_failed(error).await;
+                    }
+                }
+            }
+            driver.flush();
+            driver.publish_status();
+            let wakes_at = driver.wakes_at();
+            if timer.deadline() != wakes_at {
+                timer.as_mut().reset(wakes_at);
+            }
+        }
+        driver.step(Input::Stop).await;
+        driver.publish_status();
+        // Nobody listens to the connections any more; they must not wait for it.
+        drop(signals);
+        while driver.tasks.join_next().await.is_some() {}
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn wakes_at(&self) -> Instant {
+        let wait = self
+            .machine
+            .deadline()
+            .map_or(FAR, |due| due.min(self.now() + FAR));
+        self.started + wait
+    }
+
+    async fn step(&mut self, input: Input) {
+        for command in self.machine.handle(input, self.now()) {
+            match command {
+                Command::Ask { rid, reason, have } => {
+                    let query = Query {
+                        v: VERSION,
+                        rid: Some(rid.clone()),
+                        reason: Some(reason),
+                        have,
+                    };
+                    self.ask(rid, query);
+                }
+                Command::EndQuestion { .. } => self.question = None,
+                Command::Connect {
+                    link,
+                    endpoint,
+                    assigned,
+                } => self.connect(link, endpoint, &assigned),
+                Command::Close { link } => self.close(link),
+                Command::Store(assigned) => self.store(assigned).await,
+                Command::Report { link, status } => self.report(link, &status),
+                Command::Emit(change) => self.tell(change),
+            }
+        }
+    }
+
+    fn ask(&mut self, rid: String, query: Query) {
+        let question = Question {
+            rid,
+            query,
+            device: self.config.device.clone(),
+            registrar: self.config.registrar.clone(),
+            budget: self.config.settings.question_timeout,
+            identity: self.config.identity(query::REQUESTS as u16),
+        };
+        let (open, over) = oneshot::channel();
+        self.question = Some(open);
+        self.tasks.spawn(question.run(self.signals.clone(), over));
+    }
+
+    fn connect(&mut self, id: LinkId, endpoint: protocol::Endpoint, assigned: &Assigned) {
+        let mut identity = self.config.identity(link::WINDOW);
+        identity.password = assigned.ticket.clone();
+        identity.user_properties = vec![("epoch".into(), assigned.epoch.to_string())];
+        let (client, eventloop) = identity.client(link::REQUESTS);
+        let (leaving, left) = oneshot::channel();
+        let pump = Pump {
+            id,
+            device: self.config.device.clone(),
+            endpoint,
+            budget: self.config.settings.connect_timeout,
+            identity,
+            eventloop,
+            signals: self.signals.clone(),
+            inbox: self.inbox.clone(),
+        };
+        let task = self.tasks.spawn(pump.run(left));
+        let mut link = Link::new(client, leaving, task);
+        let notices = Topic::Migrate(self.config.device.clone()).to_string();
+        let mut filters = vec![(notices, QoS::AtLeastOnce)];
+        filters.extend(
+            self.subscriptions
+                .iter()
+                .map(|(filter, qos)| (filter.clone(), qos.mqtt())),
+        );
+        link.subscribe(filters);
+        self.links.insert(id, link);
+    }
+
+    fn close(&mut self, id: LinkId) {
+        if let Some(link) = self.links.remove(&id) {
+            self.outbox.put_back(link.leave());
+        }
+    }
+
+    async fn store(&self, assigned: Assigned) {
+        let Some(path) = self.config.state.clone() else {
+            return;
+        };
+        let saved =
+            tokio::task::spawn_blocking(move || store::save(&path, &assigned, Timestamp::now())).await;
+        let error = match saved {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(device = %self.config.device, error, "the answer is not stored");
+    }
+
+    fn report(&mut self, id: LinkId, status: &MoveStatus) {
+        let topic = Topic::MoveStatus(self.config.device.clone()).to_string();
+        let link = self.links.get_mut(&id);
+        if !link.is_some_and(|link| link.report(topic, status.to_payload())) {
+            tracing::debug!(device = %self.config.device, state = ?status.state, "report dropped");
+        }
+    }
+
+    fn tell(&self, change: Change) {
+        let device = &self.config.device;
+        match &change {
+            Change::AskFailed { .. }
+            | Change::Refused { .. }
+            | Change::Failed { .. }
+            | Change::Disconnected { .. } => {
+                tracing::warn!(%device, "{change}");
+            }
+            _ => tracing::info!(%device, "{change}"),
+        }
+        self.inbox.change(change);
+    }
+
+    async fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Up {
+                link: id,
+                max_packet_size,
+                codes,
+            } => {
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.came_up(max_packet_size);
+                    self.current = Some(id);
+                    self.subscribed(id, &codes);
+                    self.step(Input::Up { link: id }).await;
+                }
+            }
+            Signal::Down { link: id, loss } => self.down(id, loss).await,
+            Signal::Notice { link, notice } => self.step(Input::Notice { link, notice }).await,
+            Signal::Sent { link, packet } => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.sent(packet);
+                }
+            }
+            Signal::Acknowledged { link, packet, reason } => {
+                let link = self.links.get_mut(&link);
+                if let Some(outgoing) = link.and_then(|link| link.acknowledged(packet)) {
+                    let refused = || PublishError::Refused(format!("{reason:?}"));
+                    outgoing.finish(link::is_taken(reason).then_some(()).ok_or_else(refused));
+                }
+            }
+            Signal::Subscribed { link, codes } => self.subscribed(link, &codes),
+            Signal::Answer(answer) => self.step(Input::Answer(answer)).await,
+            Signal::AskFailed { rid, error } => self.step(Input::AskFailed { rid, error }).await,
+        }
+    }
+
+    async fn down(&mut self, id: LinkId, loss: Loss) {
+        if let Some(link) = self.links.remove(&id) {
+            self.outbox.put_back(link.ended());
+            self.step(Input::Down { link: id, loss }).await;
+        }
+    }
+
+    fn subscribed(&mut self, id: LinkId, codes: &[SubscribeReasonCode]) {
+        let link = self.links.get_mut(&id);
+        for filter in link.map(|link| link.refused(codes)).unwrap_or_default() {
+            tracing::warn!(device = %self.config.device, filter, "the gateway refuses the subscription");
+            self.inbox.tell(Event::SubscriptionRefused { filter });
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Publish(outgoing) => self.outbox.push(outgoing),
+            Request::Subscribe { filter, qos, done } => {
+                // Whoever asked may have stopped waiting.
+                let _ = done.send(self.subscribe(filter, qos));
+            }
+            Request::Stop => {}
+        }
+    }
+
+    fn subscribe(&mut self, filter: String, qos: Qos) -> Result<(), SubscribeError> {
+        let max = self.config.max_subscriptions;
+        if self.subscriptions.len() >= max && !self.subscriptions.contains_key(&filter) {
+            return Err(SubscribeError::TooMany(max));
+        }
+        for link in self.links.values_mut() {
+            if !link.subscribe(vec![(filter.clone(), qos.mqtt())]) {
+                return Err(SubscribeError::Busy);
+            }
+        }
+        self.subscriptions.insert(filter, qos);
+        Ok(())
+    }
+
+    /// Gives the gateway what waits, as far as it takes it.
+    fn flush(&mut self) {
+        let Some(link) = self.current.and_then(|id| self.links.get_mut(&id)) else {
+            return;
+        };
+        while link.has_room()
+            && let Some(outgoing) = self.outbox.pop()
+        {
+            if !link.takes(&outgoing) {
+                tracing::warn!(device = %self.config.device, topic = outgoing.topic, "too large for the gateway");
+                outgoing.finish(Err(PublishError::TooLarge));
+            } else if let Err(outgoing) = link.publish(outgoing) {
+                self.outbox.put_back(vec![outgoing]);
+                return;
+            }
+        }
+    }
+
+    /// A connection's task has panicked or was aborted.
+    async fn task_failed(&mut self, error: JoinError) {
+        let failed = self.links.iter().find(|(_, link)| link.task.id() == error.id());
+        if let Some((&id, _)) = failed {
+            tracing::error!(device = %self.config.device, %error, "connection task failed");
+            self.down(id, Loss::Failed(error.to_string())).await;
+        }
+    }
+
+    fn publish_status(&self) {
+        self.status.send_if_modified(|status| {
+            let new = Status {
+                phase: self.machine.phase(),
+                gateway: self.machine.gateway().cloned(),
+                epoch: self.machine.assigned().map(|assigned| assigned.epoch),
+                counters: self.machine.counters(),
+                publishes_dropped: self.outbox.dropped(),
+                events_dropped: self.inbox.dropped(),
+            };
+            let changed = *status != new;
+            *status = new;
+            changed
+        });
+    }
+}

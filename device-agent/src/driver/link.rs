@@ -1,0 +1,300 @@
+//! One connection to a gateway: a task that runs rumqttc, and the driver's hold on it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use protocol::{
+    DeviceId, Endpoint, Topic,
+    message::{Message, Migrate},
+};
+use rumqttc::{
+    Outgoing as Sent,
+    v5::{
+        AsyncClient, Event, EventLoop,
+        mqttbytes::{
+            QoS,
+            v5::{Filter, Packet, PubAckReason, Publish, SubscribeReasonCode},
+        },
+    },
+};
+use tokio::{sync::oneshot, task::AbortHandle, time::timeout};
+
+use super::{Signal, Signals, dial, inbox::Inbox, outbox::Outgoing};
+use crate::core::{LinkId, Loss};
+
+/// Messages on their way to the gateway at one time.
+pub(super) const WINDOW: u16 = 16;
+/// Packets that wait for rumqttc: messages, and room for subscriptions, reports and DISCONNECT.
+pub(super) const REQUESTS: usize = WINDOW as usize + 16;
+/// What a PUBLISH carries beside its topic and payload, at most.
+const OVERHEAD: usize = 16;
+/// How long leaving may take.
+const LEAVE: Duration = Duration::from_secs(2);
+/// rumqttc sets aside 100 events for each connection; an idle one needs few.
+const IDLE_EVENTS: usize = 4;
+
+/// The task's side.
+pub(super) struct Pump {
+    pub id: LinkId,
+    pub device: DeviceId,
+    pub endpoint: Endpoint,
+    pub budget: Duration,
+    pub identity: dial::Identity,
+    pub eventloop: EventLoop,
+    pub signals: Signals,
+    pub inbox: Inbox,
+}
+
+impl Pump {
+    /// Connects and runs until the connection ends, or until a while after `leaving`.
+    pub(super) async fn run(mut self, leaving: oneshot::Receiver<()>) {
+        let (link, signals) = (self.id, self.signals.clone());
+        let end = {
+            let pump = self.pump();
+            tokio::pin!(pump);
+            tokio::select! {
+                loss = &mut pump => Some(loss),
+                _ = leaving => match timeout(LEAVE, &mut pump).await {
+                    Ok(_) | Err(_) => None,
+                },
+            }
+        };
+        if let Some(loss) = end {
+            signals.send(Signal::Down { link, loss }).await;
+        }
+    }
+
+    async fn pump(&mut self) -> Loss {
+        let connack =
+            match dial::connect(&mut self.eventloop, &self.identity, &self.endpoint, self.budget).await {
+                Ok(connack) => connack,
+                Err(loss) => return loss,
+            };
+        self.eventloop.state.events.shrink_to(IDLE_EVENTS);
+        let max_packet_size = connack
+            .properties
+            .and_then(|properties| properties.max_packet_size);
+        let notices = Topic::Migrate(self.device.clone()).to_string();
+        let mut up = false;
+        loop {
+            match self.eventloop.poll().await {
+                Ok(Event::Outgoing(Sent::Disconnect)) => return Loss::Failed("left".into()),
+                Ok(Event::Incoming(Packet::SubAck(ack))) if !up => {
+                    // The first filter of the first SUBSCRIBE is the one for notices.
+                    if !matches!(ack.return_codes.first(), Some(SubscribeReasonCode::Success(_))) {
+                        return Loss::Failed(format!("the gateway refuses the subscription to {notices}"));
+                    }
+                    up = true;
+                    self.signal(Signal::Up {
+                        link: self.id,
+                        max_packet_size,
+                        codes: ack.return_codes,
+                    })
+                    .await;
+                }
+                Ok(event) => self.take(event, &notices).await,
+                Err(error) => {
+                    // What came before the end still counts.
+                    while let Some(event) = self.eventloop.state.events.pop_front() {
+                        self.take(event, &notices).await;
+                    }
+                    return dial::loss(error);
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, event: Event, notices: &str) {
+        let link = self.id;
+        match event {
+            Event::Outgoing(Sent::Publish(packet)) => self.signal(Signal::Sent { link, packet }).await,
+            Event::Incoming(Packet::PubAck(ack)) => {
+                let (packet, reason) = (ack.pkid, ack.reason);
+                self.signal(Signal::Acknowledged { link, packet, reason }).await;
+            }
+            Event::Incoming(Packet::SubAck(ack)) => {
+                let codes = ack.return_codes;
+                self.signal(Signal::Subscribed { link, codes }).await;
+            }
+            Event::Incoming(Packet::Publish(publish)) if publish.topic == notices.as_bytes() => {
+                self.notice(&publish).await;
+            }
+            Event::Incoming(Packet::Publish(publish)) => self.inbox.deliver(publish).await,
+            _ => {}
+        }
+    }
+
+    async fn notice(&mut self, publish: &Publish) {
+        // An empty payload is how a retained notice is cleared.
+        if publish.payload.is_empty() {
+            return;
+        }
+        match Migrate::from_payload(&publish.payload) {
+            Ok(notice) => {
+                self.signal(Signal::Notice {
+                    link: self.id,
+                    notice,
+                })
+                .await
+            }
+            Err(error) => tracing::warn!(device = %self.device, %error, "notice ignored"),
+        }
+    }
+
+    async fn signal(&mut self, signal: Signal) {
+        self.signals.send(signal).await;
+    }
+}
+
+/// The driver's side.
+pub(super) struct Link {
+    client: AsyncClient,
+    leaving: oneshot::Sender<()>,
+    pub task: AbortHandle,
+    up: bool,
+    /// The largest packet the gateway takes.
+    max_packet_size: Option<u32>,
+    /// SUBSCRIBEs without an answer, in their order.
+    subscribing: VecDeque<Vec<String>>,
+    /// Given to rumqttc, in their order; reports wait for nothing.
+    handed: VecDeque<Option<Outgoing>>,
+    /// Sent and not acknowledged, by packet id.
+    sent: HashMap<u16, Outgoing>,
+    /// The order in which they were sent.
+    order: VecDeque<u16>,
+}
+
+impl Link {
+    pub(super) fn new(client: AsyncClient, leaving: oneshot::Sender<()>, task: AbortHandle) -> Self {
+        Self {
+            client,
+            leaving,
+            task,
+            up: false,
+            max_packet_size: None,
+            subscribing: VecDeque::new(),
+            handed: VecDeque::new(),
+            sent: HashMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn came_up(&mut self, max_packet_size: Option<u32>) {
+        self.up = true;
+        self.max_packet_size = max_packet_size;
+    }
+
+    /// Whether the gateway takes a message of this size.
+    pub(super) fn takes(&self, outgoing: &Outgoing) -> bool {
+        let size = outgoing.topic.len() + outgoing.payload.len() + OVERHEAD;
+        self.max_packet_size.is_none_or(|max| size <= max as usize)
+    }
+
+    /// Subscribes; whether there was room for it.
+    pub(super) fn subscribe(&mut self, filters: Vec<(String, QoS)>) -> bool {
+        let names = filters.iter().map(|(filter, _)| filter.clone()).collect();
+        let filters = filters.into_iter().map(|(filter, qos)| Filter::new(filter, qos));
+        let sent = self.client.try_subscribe_many(filters).is_ok();
+        if sent {
+            self.subscribing.push_back(names);
+        }
+        sent
+    }
+
+    /// The filters of the oldest SUBSCRIBE that the gateway refused.
+    pub(super) fn refused(&mut self, codes: &[SubscribeReasonCode]) -> Vec<String> {
+        let filters = self.subscribing.pop_front().unwrap_or_default();
+        let refused = |code: &SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
+        let answered = filters.into_iter().zip(codes);
+        answered
+            .filter(|(_, code)| refused(code))
+            .map(|(filter, _)| filter)
+            .collect()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.handed.len() + self.sent.len() < usize::from(WINDOW)
+    }
+
+    /// Hands a message of the application to rumqttc, or back.
+    pub(super) fn publish(&mut self, outgoing: Outgoing) -> Result<(), Outgoing> {
+        let qos = match outgoing.waiter {
+            Some(_) => QoS::AtLeastOnce,
+            None => QoS::AtMostOnce,
+        };
+        let payload = outgoing.payload.clone();
+        if self
+            .client
+            .try_publish(&outgoing.topic, qos, false, payload)
+            .is_err()
+        {
+            return Err(outgoing);
+        }
+        self.handed.push_back(Some(outgoing));
+        Ok(())
+    }
+
+    /// Publishes something nobody waits for; whether there was room for it.
+    pub(super) fn report(&mut self, topic: String, payload: Vec<u8>) -> bool {
+        let sent = self
+            .client
+            .try_publish(topic, QoS::AtLeastOnce, false, payload)
+            .is_ok();
+        if sent {
+            self.handed.push_back(None);
+        }
+        sent
+    }
+
+    /// rumqttc has sent the oldest message it was handed.
+    pub(super) fn sent(&mut self, packet: u16) {
+        if let Some(Some(outgoing)) = self.handed.pop_front()
+            && outgoing.waiter.is_some()
+        {
+            self.order.push_back(packet);
+            self.sent.insert(packet, outgoing);
+        }
+    }
+
+    /// The message the gateway has answered, unless it was a report.
+    pub(super) fn acknowledged(&mut self, packet: u16) -> Option<Outgoing> {
+        self.order.retain(|sent| *sent != packet);
+        self.sent.remove(&packet)
+    }
+
+    /// Leaves gracefully; the messages the gateway has not acknowledged come back.
+    pub(super) fn leave(self) -> Vec<Outgoing> {
+        // A connection that is still being made is not made only to be left.
+        if !self.up || self.client.try_disconnect().is_err() || self.leaving.send(()).is_err() {
+            self.task.abort();
+        }
+        let mut unacknowledged = unacknowledged(self.order, self.sent, self.handed);
+        // What was handed over is sent before DISCONNECT.
+        unacknowledged.retain(|outgoing| outgoing.waiter.is_some());
+        unacknowledged
+    }
+
+    /// The connection has ended; what the gateway has not acknowledged comes back.
+    pub(super) fn ended(self) -> Vec<Outgoing> {
+        unacknowledged(self.order, self.sent, self.handed)
+    }
+}
+
+fn unacknowledged(
+    order: VecDeque<u16>,
+    mut sent: HashMap<u16, Outgoing>,
+    handed: VecDeque<Option<Outgoing>>,
+) -> Vec<Outgoing> {
+    let sent = order.into_iter().filter_map(|packet| sent.remove(&packet));
+    sent.chain(handed.into_iter().flatten()).collect()
+}
+
+/// Whether the gateway took a message.
+pub(super) fn is_taken(reason: PubAckReason) -> bool {
+    matches!(
+        reason,
+        PubAckReason::Success | PubAckReason::NoMatchingSubscribers
+    )
+}

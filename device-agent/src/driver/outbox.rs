@@ -1,0 +1,150 @@
+//! What the application published and no gateway has taken yet.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::agent::PublishError;
+
+/// One message of the application on its way out.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub topic: String,
+    pub payload: Bytes,
+    /// Who waits for the acknowledgement; its presence makes the message QoS 1.
+    pub waiter: Option<Waiter>,
+}
+
+/// The caller of a QoS 1 publish, holding one place in the outbox.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub done: oneshot::Sender<Result<(), PublishError>>,
+    pub _place: OwnedSemaphorePermit,
+}
+
+impl Outgoing {
+    /// Tells the caller, who may have stopped waiting.
+    pub(crate) fn finish(self, result: Result<(), PublishError>) {
+        if let Some(waiter) = self.waiter {
+            let _ = waiter.done.send(result);
+        }
+    }
+}
+
+/// A queue of at most `capacity` QoS 0 messages, the oldest of which makes room for a new one; QoS 1 messages are bounded by
+/// the places their callers hold.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    queue: VecDeque<Outgoing>,
+    unwaited: usize,
+    capacity: usize,
+    dropped: u64,
+}
+
+impl Outbox {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            unwaited: 0,
+            capacity,
+            dropped: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, outgoing: Outgoing) {
+        if outgoing.waiter.is_none() {
+            if self.unwaited == self.capacity {
+                self.drop_oldest();
+            }
+            self.unwaited += 1;
+        }
+        self.queue.push_back(outgoing);
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(at) = self.queue.iter().position(|outgoing| outgoing.waiter.is_none()) {
+            self.queue.remove(at);
+            self.unwaited -= 1;
+            self.dropped += 1;
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Outgoing> {
+        let outgoing = self.queue.pop_front()?;
+        self.unwaited -= usize::from(outgoing.waiter.is_none());
+        Some(outgoing)
+    }
+
+    /// Puts messages that were taken out, and not acknowledged, back before all others.
+    pub(super) fn put_back(&mut self, unacknowledged: Vec<Outgoing>) {
+        for outgoing in unacknowledged.into_iter().rev() {
+            self.unwaited += usize::from(outgoing.waiter.is_none());
+            self.queue.push_front(outgoing);
+        }
+        while self.unwaited > self.capacity {
+            self.drop_oldest();
+        }
+    }
+
+    /// How many messages were dropped for want of room.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::agent::Qos;
+
+    fn outgoing(topic: &str, qos: Qos) -> Outgoing {
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let waiter = (qos == Qos::AtLeastOnce).then(|| Waiter {
+            done: oneshot::channel().0,
+            _place: place,
+        });
+        Outgoing {
+            topic: topic.into(),
+            payload: Bytes::new(),
+            waiter,
+        }
+    }
+
+    fn topics(outbox: &mut Outbox) -> Vec<String> {
+        std::iter::from_fn(|| outbox.pop())
+            .map(|outgoing| outgoing.topic)
+            .collect()
+    }
+
+    #[test]
+    fn the_oldest_of_qos_0_makes_room_and_qos_1_stays() {
+        let mut outbox = Outbox::new(2);
+        for (topic, qos) in [
+            ("a", Qos::AtLeastOnce),
+            ("b", Qos::AtMostOnce),
+            ("c", Qos::AtMostOnce),
+            ("d", Qos::AtLeastOnce),
+            ("e", Qos::AtMostOnce),
+        ] {
+            outbox.push(outgoing(topic, qos));
+        }
+        assert_eq!(outbox.dropped(), 1);
+        assert_eq!(topics(&mut outbox), ["a", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn what_was_not_acknowledged_goes_first_again() {
+        let mut outbox = Outbox::new(2);
+        outbox.push(outgoing("c", Qos::AtMostOnce));
+        outbox.put_back(vec![
+            outgoing("a", Qos::AtLeastOnce),
+            outgoing("b", Qos::AtLeastOnce),
+        ]);
+        assert_eq!(topics(&mut outbox), ["a", "b", "c"]);
+    }
+}

@@ -1,0 +1,101 @@
+//! One question to the registrar, on a connection of its own.
+
+use std::time::Duration;
+
+use protocol::{
+    DeviceId, Endpoint, Topic,
+    message::{Answer, Message, Query},
+};
+use rumqttc::{
+    Outgoing,
+    v5::{
+        AsyncClient, Event, EventLoop,
+        mqttbytes::{
+            QoS,
+            v5::{Packet, SubscribeReasonCode},
+        },
+    },
+};
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{Signal, Signals, dial};
+use crate::core::Loss;
+
+/// SUBSCRIBE, PUBLISH, acknowledgements and DISCONNECT: a question needs no more.
+pub(super) const REQUESTS: usize = 4;
+/// How long leaving may take.
+const LEAVE: Duration = Duration::from_secs(1);
+
+pub(super) struct Question {
+    pub rid: String,
+    pub query: Query,
+    pub device: DeviceId,
+    pub registrar: Endpoint,
+    pub budget: Duration,
+    pub identity: dial::Identity,
+}
+
+impl Question {
+    /// Asks, hands on what is answered until `over`, then leaves.
+    pub(super) async fn run(self, signals: Signals, mut over: oneshot::Receiver<()>) {
+        let (client, mut eventloop) = self.identity.client(REQUESTS);
+        let connected = tokio::select! {
+            connected = dial::connect(&mut eventloop, &self.identity, &self.registrar, self.budget) => connected,
+            _ = &mut over => return,
+        };
+        let loss = match connected {
+            Err(loss) => loss,
+            Ok(_) => tokio::select! {
+                loss = self.ask(&client, &mut eventloop, &signals) => loss,
+                _ = over => return self.leave(&client, &mut eventloop).await,
+            },
+        };
+        let (rid, error) = (self.rid, loss.to_string());
+        signals.send(Signal::AskFailed { rid, error }).await;
+    }
+
+    async fn leave(&self, client: &AsyncClient, eventloop: &mut EventLoop) {
+        let left = async {
+            while let Ok(event) = eventloop.poll().await {
+                if event == Event::Outgoing(Outgoing::Disconnect) {
+                    break;
+                }
+            }
+        };
+        if client.try_disconnect().is_err() || timeout(LEAVE, left).await.is_err() {
+            tracing::debug!(device = %self.device, "the registrar does not take the DISCONNECT");
+        }
+    }
+
+    /// Runs until the connection ends.
+    async fn ask(&self, client: &AsyncClient, eventloop: &mut EventLoop, signals: &Signals) -> Loss {
+        let answers = Topic::Answer(self.device.clone()).to_string();
+        let full = |_| Loss::Failed("a question has no room for its own packets".into());
+        if let Err(loss) = client.try_subscribe(&answers, QoS::AtLeastOnce).map_err(full) {
+            return loss;
+        }
+        loop {
+            match eventloop.poll().await {
+                Ok(Event::Incoming(Packet::SubAck(ack))) => {
+                    if !matches!(ack.return_codes[..], [SubscribeReasonCode::Success(_)]) {
+                        return Loss::Failed(format!("the registrar refuses the subscription to {answers}"));
+                    }
+                    let topic = Topic::Query(self.device.clone()).to_string();
+                    let payload = self.query.to_payload();
+                    let sent = client.try_publish(topic, QoS::AtLeastOnce, false, payload);
+                    if let Err(loss) = sent.map_err(full) {
+                        return loss;
+                    }
+                }
+                Ok(Event::Incoming(Packet::Publish(publish))) if publish.topic == answers.as_bytes() => {
+                    match Answer::from_payload(&publish.payload) {
+                        Ok(answer) => signals.send(Signal::Answer(answer)).await,
+                        Err(error) => return Loss::Failed(format!("the answer is not one: {error}")),
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => return dial::loss(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `device-agent fleet`: many devices in one process, for demonstrations and load.
+
+mod summary;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use protocol::DeviceId;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Agent, Config, Event, Qos, Status,
+    cli::{Fleet, Output},
+    config::Options,
+    core::Change,
+};
+use summary::{Latencies, Summary};
+
+/// Between two summaries on stderr.
+const SUMMARY: Duration = Duration::from_secs(1);
+/// For a device that is not to publish, and a fleet that is not to end.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Exit code when some devices were online at the end.
+const PARTLY: u8 = 3;
+
+pub(crate) async fn run(
+    options: Options,
+    fleet: Fleet,
+    devices: Vec<DeviceId>,
+    output: Output,
+    stop: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let settings = options.settings();
+    let latencies = Arc::new(Latencies::new()?);
+    let mut statuses: Vec<watch::Receiver<Status>> = Vec::with_capacity(devices.len());
+    let mut tasks = JoinSet::new();
+    let begun = Instant::now();
+    let end = sleep_until(begun + fleet.duration.unwrap_or(NEVER));
+    tokio::pin!(end);
+    let mut seconds = interval(SUMMARY);
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let pace = fleet
+        .connect_rate
+        .map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate);
+    let mut starts = interval(pace.max(Duration::from_nanos(1)));
+    let mut waiting = devices.into_iter();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            () = &mut end => break,
+            _ = seconds.tick() => {
+                eprintln!("{:>4} s  {}", begun.elapsed().as_secs(), Summary::of(&statuses, &latencies).states());
+            }
+            _ = starts.tick(), if waiting.len() > 0 => {
+                let Some(device) = waiting.next() else { continue };
+                let state = fleet.state_dir.as_ref().map(|folder| folder.join(format!("{device}.json")));
+                let config = Config { state, ..options.device(device, Arc::clone(&settings)) };
+                let started = Instant::now();
+                let (agent, events) = Agent::start(config)?;
+                statuses.push(agent.status());
+                tasks.spawn(Device { agent, started, latencies: Arc::clone(&latencies) }.run(
+                    events,
+                    fleet.heartbeat,
+                    stop.clone(),
+                ));
+            }
+        }
+    }
+    let summary = Summary::of(&statuses, &latencies);
+    stop.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        ended?;
+    }
+    match output {
+        Output::Table => print!("{summary}"),
+        Output::Json => println!("{}", serde_json::to_string(&summary)?),
+    }
+    Ok(match summary.online() {
+        online if online == fleet.count as usize => ExitCode::SUCCESS,
+        0 => ExitCode::FAILURE,
+        _ => ExitCode::from(PARTLY),
+    })
+}
+
+struct Device {
+    agent: Agent,
+    started: Instant,
+    latencies: Arc<Latencies>,
+}
+
+impl Device {
+    async fn run(
+        self,
+        mut events: mpsc::Receiver<Event>,
+        heartbeat: Option<Duration>,
+        stop: CancellationToken,
+    ) {
+        let mut beat = interval(heartbeat.unwrap_or(NEVER));
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut booting, mut noticed_at) = (true, None);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                event = events.recv() => match event {
+                    Some(Event::Changed(Change::Connected { .. })) if booting => {
+                        booting = false;
+                        self.latencies.bootstrap(self.started.elapsed());
+                    }
+                    Some(Event::Changed(Change::Noticed { .. })) => noticed_at = Some(Instant::now()),
+                    Some(Event::Changed(Change::Moved { .. })) => {
+                        if let Some(noticed_at) = noticed_at.take() {
+                            self.latencies.moved(Instant::now() - noticed_at);
+                        }
+                    }
+                    Some(_) => {}
+                    None => break,
+                },
+                _ = beat.tick(), if heartbeat.is_some() => {
+                    if let Err(error) = self.agent.publish("heartbeat", "", Qos::AtMostOnce).await {
+                        tracing::error!(device = %self.agent.device(), %error, "heartbeat not published");
+                    }
+                }
+            }
+        }
+        self.agent.stop().await;
+    }
+}

@@ -1,0 +1,188 @@
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use hdrhistogram::{CreationError, Histogram};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::{
+    Status,
+    core::{Counters, Phase},
+};
+
+/// Significant digits of a latency.
+const DIGITS: u8 = 3;
+
+/// How long things took, in microseconds.
+pub(super) struct Latencies {
+    bootstrap: Mutex<Histogram<u64>>,
+    moved: Mutex<Histogram<u64>>,
+}
+
+impl Latencies {
+    pub(super) fn new() -> Result<Self, CreationError> {
+        Ok(Self {
+            bootstrap: Mutex::new(Histogram::new(DIGITS)?),
+            moved: Mutex::new(Histogram::new(DIGITS)?),
+        })
+    }
+
+    /// A device was online for the first time, this long after it was started.
+    pub(super) fn bootstrap(&self, time: Duration) {
+        record(&self.bootstrap, time);
+    }
+
+    /// A device was on its new gateway, this long after its notice.
+    pub(super) fn moved(&self, time: Duration) {
+        record(&self.moved, time);
+    }
+}
+
+fn record(histogram: &Mutex<Histogram<u64>>, time: Duration) {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let mut histogram = histogram.lock().unwrap_or_else(PoisonError::into_inner);
+    // It grows by itself, so it takes every value.
+    histogram.saturating_record(micros);
+}
+
+/// A latency's distribution, in milliseconds.
+#[derive(Serialize)]
+struct Latency {
+    count: u64,
+    p50: f64,
+    p99: f64,
+    max: f64,
+}
+
+impl Latency {
+    fn of(histogram: &Mutex<Histogram<u64>>) -> Self {
+        let histogram = histogram.lock().unwrap_or_else(PoisonError::into_inner);
+        let millis = |micros: u64| micros as f64 / 1000.0;
+        Self {
+            count: histogram.len(),
+            p50: millis(histogram.value_at_quantile(0.5)),
+            p99: millis(histogram.value_at_quantile(0.99)),
+            max: millis(histogram.max()),
+        }
+    }
+}
+
+/// A fleet at one moment.
+#[derive(Serialize)]
+pub(super) struct Summary {
+    devices: usize,
+    states: BTreeMap<String, usize>,
+    asks: u64,
+    asks_failed: u64,
+    connects: u64,
+    connects_failed: u64,
+    rejected: u64,
+    taken_over: u64,
+    moves: u64,
+    stale: u64,
+    publishes_dropped: u64,
+    bootstrap_ms: Latency,
+    move_ms: Latency,
+}
+
+/// The phases a running device can be in, in the order they are shown.
+const PHASES: [Phase; 5] = [
+    Phase::Asking,
+    Phase::Connecting,
+    Phase::Online,
+    Phase::Moving,
+    Phase::Backoff,
+];
+
+impl Summary {
+    pub(super) fn of(statuses: &[watch::Receiver<Status>], latencies: &Latencies) -> Self {
+        let mut summary = Self {
+            devices: statuses.len(),
+            states: PHASES.map(|phase| (phase.to_string(), 0)).into(),
+            asks: 0,
+            asks_failed: 0,
+            connects: 0,
+            connects_failed: 0,
+            rejected: 0,
+            taken_over: 0,
+            moves: 0,
+            stale: 0,
+            publishes_dropped: 0,
+            bootstrap_ms: Latency::of(&latencies.bootstrap),
+            move_ms: Latency::of(&latencies.moved),
+        };
+        for status in statuses {
+            summary.add(&status.borrow());
+        }
+        summary
+    }
+
+    fn add(&mut self, status: &Status) {
+        *self.states.entry(status.phase.to_string()).or_default() += 1;
+        let Counters {
+            asks,
+            asks_failed,
+            connects,
+            connects_failed,
+            rejected,
+            taken_over,
+            moves,
+            stale,
+            ..
+        } = status.counters;
+        self.asks += asks;
+        self.asks_failed += asks_failed;
+        self.connects += connects;
+        self.connects_failed += connects_failed;
+        self.rejected += rejected;
+        self.taken_over += taken_over;
+        self.moves += moves;
+        self.stale += stale;
+        self.publishes_dropped += status.publishes_dropped;
+    }
+
+    pub(super) fn online(&self) -> usize {
+        self.states.get(&Phase::Online.to_string()).copied().unwrap_or(0)
+    }
+
+    /// How many devices are in which state, on one line.
+    pub(super) fn states(&self) -> String {
+        let state = |phase: &Phase| {
+            let name = phase.to_string();
+            format!("{name} {}", self.states.get(&name).copied().unwrap_or(0))
+        };
+        PHASES.iter().map(state).collect::<Vec<_>>().join("  ")
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<18}{}", "devices", self.devices)?;
+        writeln!(f, "{:<18}{}", "states", self.states())?;
+        for (name, count) in [
+            ("asks", self.asks),
+            ("asks failed", self.asks_failed),
+            ("connects", self.connects),
+            ("connects failed", self.connects_failed),
+            ("rejected", self.rejected),
+            ("taken over", self.taken_over),
+            ("moves", self.moves),
+            ("stale", self.stale),
+            ("publishes dropped", self.publishes_dropped),
+        ] {
+            writeln!(f, "{name:<18}{count}")?;
+        }
+        for (name, latency) in [("bootstrap", &self.bootstrap_ms), ("move", &self.move_ms)] {
+            let Latency { count, p50, p99, max } = latency;
+            writeln!(
+                f,
+                "{name:<18}{count} times, p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms"
+            )?;
+        }
+        Ok(())
+    }
+}
