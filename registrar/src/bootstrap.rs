@@ -6,9 +6,9 @@
 
 mod answer;
 mod links;
-mod topics;
 #[cfg(test)]
 mod tests;
+mod topics;
 
 use std::{sync::Arc, time::Duration};
 
@@ -58,7 +58,14 @@ impl Bootstrap {
         control: mpsc::Sender<control::Event>,
         metrics: Metrics,
     ) -> Self {
-        Self { settings, directory, view, control, metrics, links: Links::default() }
+        Self {
+            settings,
+            directory,
+            view,
+            control,
+            metrics,
+            links: Links::default(),
+        }
     }
 
     fn gateway_status(&self, client: &Client, id: GatewayId, payload: &[u8]) -> Decision {
@@ -93,7 +100,11 @@ impl Bootstrap {
         let control = self.control.clone();
         Decision::Wait(Box::pin(async move {
             let accepted = control.send(event).await.is_ok() && decided.await.unwrap_or(false);
-            if accepted { Decision::Accept } else { Decision::Refuse }
+            if accepted {
+                Decision::Accept
+            } else {
+                Decision::Refuse
+            }
         }))
     }
 
@@ -164,8 +175,14 @@ impl Hook for Bootstrap {
 impl Bootstrap {
     /// Has the control loop note that a moving device asked; when it is too busy, the step is left out.
     fn note_asked(&self, device: &str, epoch: protocol::Epoch) {
-        let Ok(device) = device.parse::<DeviceId>() else { return };
-        if self.control.try_send(control::Event::Asked(device, epoch)).is_err() {
+        let Ok(device) = device.parse::<DeviceId>() else {
+            return;
+        };
+        if self
+            .control
+            .try_send(control::Event::Asked(device, epoch))
+            .is_err()
+        {
             self.metrics.unnoted.inc();
         }
     }

@@ -119,18 +119,38 @@ impl Control {
         parts: Parts,
         now: Timestamp,
     ) -> Result<Self, CommitError> {
-        let Parts { directory, commits, view, metrics, publish } = parts;
+        let Parts {
+            directory,
+            commits,
+            view,
+            metrics,
+            publish,
+        } = parts;
         let gateways = Gateways::restore(settings.gateways.clone(), gateways, now);
         let moves = Moves::new(settings.moves.clone());
-        let mut control = Self { settings, gateways, moves, directory, commits, view, metrics, publish };
+        let mut control = Self {
+            settings,
+            gateways,
+            moves,
+            directory,
+            commits,
+            view,
+            metrics,
+            publish,
+        };
         for (id, gateway) in control.gateways.iter() {
             control.view.show_gateway(&control.directory, id, gateway);
         }
         for record in &open {
-            control.directory.set_moving(record.device.as_str(), record.state < MigrationState::Asked);
+            control
+                .directory
+                .set_moving(record.device.as_str(), record.state < MigrationState::Asked);
         }
         control.view.show_moves(open.iter());
-        let world = Surroundings { directory: &control.directory, gateways: &control.gateways };
+        let world = Surroundings {
+            directory: &control.directory,
+            gateways: &control.gateways,
+        };
         let commands = control.moves.restore(open, &world, now);
         let mut outcome = Outcome::default();
         control.carry_out(commands, &mut outcome);
@@ -217,7 +237,11 @@ impl Control {
         for command in self.gateways.handle(input, now) {
             match command {
                 gateways::Command::Persist(id, record) => {
-                    if let Some(status) = record.status.as_ref().filter(|status| status.endpoints.is_empty()) {
+                    if let Some(status) = record
+                        .status
+                        .as_ref()
+                        .filter(|status| status.endpoints.is_empty())
+                    {
                         tracing::warn!(gateway = %id, state = ?status.state, "the gateway advertises no endpoint, its devices are told no_gateway");
                     }
                     outcome.gateways.insert(id, record);
@@ -234,12 +258,27 @@ impl Control {
                 gateways::Command::Heard(gateway, event) => {
                     self.advance(moves::Input::Heard(gateway, event), now, outcome);
                 }
-                gateways::Command::Snapshot { gateway, connected, held } => {
+                gateways::Command::Snapshot {
+                    gateway,
+                    connected,
+                    held,
+                } => {
                     tracing::info!(%gateway, connected = connected.len(), held = held.len(), "snapshot");
-                    self.advance(moves::Input::Snapshot { gateway, connected, held }, now, outcome);
+                    self.advance(
+                        moves::Input::Snapshot {
+                            gateway,
+                            connected,
+                            held,
+                        },
+                        now,
+                        outcome,
+                    );
                 }
                 gateways::Command::Resync(gateway) => {
-                    let command = message::Command { command: new_id(), instruction: Instruction::Resync };
+                    let command = message::Command {
+                        command: new_id(),
+                        instruction: Instruction::Resync,
+                    };
                     outcome.send(gateway, command);
                 }
                 gateways::Command::Refuse(refused) => {
@@ -253,7 +292,10 @@ impl Control {
 
     /// Feeds the moves' core.
     fn advance(&mut self, input: moves::Input, now: Timestamp, outcome: &mut Outcome) {
-        let world = Surroundings { directory: &self.directory, gateways: &self.gateways };
+        let world = Surroundings {
+            directory: &self.directory,
+            gateways: &self.gateways,
+        };
         let commands = self.moves.handle(input, &world, now);
         self.carry_out(commands, outcome);
     }
@@ -269,7 +311,8 @@ impl Control {
                     self.directory.set_seen(&device, self.directory.number(&gateway));
                 }
                 moves::Command::Left(device, gateway) => {
-                    self.directory.clear_seen(device.as_str(), self.directory.number(&gateway));
+                    self.directory
+                        .clear_seen(device.as_str(), self.directory.number(&gateway));
                 }
                 moves::Command::Send(gateway, command) => outcome.send(gateway, command),
                 moves::Command::Count(counted) => self.metrics.counted(counted),
@@ -298,8 +341,14 @@ impl Control {
     }
 
     async fn commit(&self, outcome: &Outcome) -> Result<(), CommitError> {
-        let commits = outcome.transactions().into_iter().map(|transaction| self.commits.commit(transaction));
-        futures_util::future::join_all(commits).await.into_iter().try_for_each(|written| written.map(drop))
+        let commits = outcome
+            .transactions()
+            .into_iter()
+            .map(|transaction| self.commits.commit(transaction));
+        futures_util::future::join_all(commits)
+            .await
+            .into_iter()
+            .try_for_each(|written| written.map(drop))
     }
 
     /// Shows what is durable now: to those who wait, to gateways, to subscribers.
@@ -339,16 +388,23 @@ impl Control {
 
     fn measure(&self, now: Timestamp) {
         let metrics = &self.metrics;
-        metrics.devices.set(i64::try_from(self.directory.len()).unwrap_or(i64::MAX));
-        metrics.strays.set(i64::try_from(self.moves.strays()).unwrap_or(i64::MAX));
+        metrics
+            .devices
+            .set(i64::try_from(self.directory.len()).unwrap_or(i64::MAX));
+        metrics
+            .strays
+            .set(i64::try_from(self.moves.strays()).unwrap_or(i64::MAX));
         let stuck = |record: &&MoveRecord| is_stuck(record, self.settings.stuck_after, now);
         metrics.stuck.set(self.moves.open().filter(stuck).count() as i64);
         metrics.count_moves(self.moves.open().map(|record| record.state));
-        let states = self.gateways.iter().map(|(_, gateway)| match gateway.status().state {
-            GatewayState::Online => "online",
-            GatewayState::Draining => "draining",
-            GatewayState::Offline => "offline",
-        });
+        let states = self
+            .gateways
+            .iter()
+            .map(|(_, gateway)| match gateway.status().state {
+                GatewayState::Online => "online",
+                GatewayState::Draining => "draining",
+                GatewayState::Offline => "offline",
+            });
         metrics.count_gateways(states);
     }
 }
@@ -360,7 +416,10 @@ pub fn is_stuck(record: &MoveRecord, after: Duration, now: Timestamp) -> bool {
 }
 
 /// The time, for the cores.
-#[allow(clippy::disallowed_methods, reason = "the loop drives the cores and hands them their time")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the loop drives the cores and hands them their time"
+)]
 pub fn now() -> Timestamp {
     Timestamp::now()
 }

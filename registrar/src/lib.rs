@@ -3,10 +3,15 @@
 pub mod api;
 pub mod bootstrap;
 pub mod cli;
+pub mod config;
 pub mod control;
 pub mod directory;
 pub mod gateways;
+pub mod http;
+pub mod import;
 pub mod metrics;
 pub mod moves;
+pub mod program;
+pub mod server;
 pub mod service;
 pub mod store;

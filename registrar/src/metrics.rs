@@ -79,8 +79,11 @@ impl Metrics {
     pub fn new(registry: &mut Registry) -> Self {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("registrar_build", "The running software", build);
-        let queries: Family<Outcome, Counter> =
-            add(registry, "registrar_queries", "Queries of devices, by what was answered");
+        let queries: Family<Outcome, Counter> = add(
+            registry,
+            "registrar_queries",
+            "Queries of devices, by what was answered",
+        );
         let query = |outcome| queries.get_or_create_owned(&Outcome { outcome });
         let queries = Queries {
             assigned: query("assigned"),
@@ -91,17 +94,49 @@ impl Metrics {
         Self {
             queries,
             devices: add(registry, "registrar_devices", "Devices with an assignment"),
-            strays: add(registry, "registrar_strays", "Devices on wrong gateways that no move took there"),
-            stuck: add(registry, "registrar_moves_stuck", "Open moves without a step for too long"),
-            unnoted: add(registry, "registrar_asked_dropped", "Questions of moving devices not noted, the loop was busy"),
+            strays: add(
+                registry,
+                "registrar_strays",
+                "Devices on wrong gateways that no move took there",
+            ),
+            stuck: add(
+                registry,
+                "registrar_moves_stuck",
+                "Open moves without a step for too long",
+            ),
+            unnoted: add(
+                registry,
+                "registrar_asked_dropped",
+                "Questions of moving devices not noted, the loop was busy",
+            ),
             moves: add(registry, "registrar_moves", "Open moves, by state"),
             gateways: add(registry, "registrar_gateways", "Known gateways, by state"),
-            refused: add(registry, "registrar_gateway_refused", "Messages and connections of gateways not used, by reason"),
+            refused: add(
+                registry,
+                "registrar_gateway_refused",
+                "Messages and connections of gateways not used, by reason",
+            ),
             stale: add(registry, "registrar_stale", "Events of an epoch that was over"),
-            unknown: add(registry, "registrar_unknown_connected", "Connects of devices the directory does not know"),
-            stray_connects: add(registry, "registrar_stray_connected", "Connects of devices to gateways that are not theirs"),
-            forgotten: add(registry, "registrar_strays_forgotten", "Strays not remembered, too many were"),
-            resent: add(registry, "registrar_instructions_resent", "Instructions to gateways sent again"),
+            unknown: add(
+                registry,
+                "registrar_unknown_connected",
+                "Connects of devices the directory does not know",
+            ),
+            stray_connects: add(
+                registry,
+                "registrar_stray_connected",
+                "Connects of devices to gateways that are not theirs",
+            ),
+            forgotten: add(
+                registry,
+                "registrar_strays_forgotten",
+                "Strays not remembered, too many were",
+            ),
+            resent: add(
+                registry,
+                "registrar_instructions_resent",
+                "Instructions to gateways sent again",
+            ),
         }
     }
 

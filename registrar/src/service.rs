@@ -91,7 +91,9 @@ pub struct Service {
 impl Service {
     /// A service on these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self {
+            parts: Arc::new(parts),
+        }
     }
 
     /// The directory.
@@ -121,7 +123,9 @@ impl Service {
     pub async fn assign(&self, id: DeviceId, assign: Assign, actor: String) -> Result<Device, ServiceError> {
         for (field, text) in [("labels", &assign.labels), ("note", &assign.note)] {
             if text.as_ref().is_some_and(|text| text.len() > MAX_TEXT) {
-                return Err(ServiceError::Invalid(format!("{field}: longer than {MAX_TEXT} bytes")));
+                return Err(ServiceError::Invalid(format!(
+                    "{field}: longer than {MAX_TEXT} bytes"
+                )));
             }
         }
         let known = self.parts.view.gateway(&assign.gateway).is_some();
@@ -173,16 +177,26 @@ impl Service {
         if gateway.status.endpoints.is_empty() {
             return Err(ServiceError::NoEndpoint(start.gateway));
         }
-        let row = self.parts.store.device(&start.device).await?.filter(|row| !row.removed);
+        let row = self
+            .parts
+            .store
+            .device(&start.device)
+            .await?
+            .filter(|row| !row.removed);
         let row = row.ok_or_else(|| ServiceError::UnknownDevice(start.device.clone()))?;
         if row.gateway == start.gateway {
-            let filter = MoveFilter { device: Some(start.device.clone()), ..MoveFilter::default() };
+            let filter = MoveFilter {
+                device: Some(start.device.clone()),
+                ..MoveFilter::default()
+            };
             let last = self.parts.store.moves(filter, 1).await?.pop();
             if let Some(last) = last.filter(|last| last.epoch == row.epoch) {
                 return Ok(last.migration(is_stuck(&last, self.parts.settings.stuck_after, now())));
             }
         }
-        let grace = start.grace_ms.map_or(self.parts.settings.move_grace, Duration::from_millis);
+        let grace = start
+            .grace_ms
+            .map_or(self.parts.settings.move_grace, Duration::from_millis);
         let plan = self
             .change(start.device, move |parts, id, before| {
                 let before = before.filter(|before| !before.removed);
@@ -239,16 +253,26 @@ impl Service {
                 }
                 match parts.commits.commit(plan.transaction(&id, before.as_ref())).await {
                     Ok(_) => {
+                        parts.view.set_storing(true);
                         parts.apply(&id, &plan).await;
                         return Ok(plan);
                     }
                     Err(CommitError::Conflict(_)) => {}
-                    Err(error) => return Err(ServiceError::Unavailable(error.to_string())),
+                    Err(error) => {
+                        parts.view.set_storing(false);
+                        return Err(ServiceError::Unavailable(error.to_string()));
+                    }
                 }
             }
-            Err(ServiceError::Conflict(format!("device {id} changes too fast, try again")))
+            Err(ServiceError::Conflict(format!(
+                "device {id} changes too fast, try again"
+            )))
         });
-        change.await.unwrap_or_else(|error| Err(ServiceError::Unavailable(format!("the change broke off: {error}"))))
+        change.await.unwrap_or_else(|error| {
+            Err(ServiceError::Unavailable(format!(
+                "the change broke off: {error}"
+            )))
+        })
     }
 }
 

@@ -30,7 +30,9 @@ impl Bootstrap {
         let settings = &self.settings;
         if !DeviceId::is_valid(device) {
             self.metrics.queries.bad_request.inc();
-            let message = device.parse::<DeviceId>().map_or_else(|error| error.to_string(), |_| String::new());
+            let message = device
+                .parse::<DeviceId>()
+                .map_or_else(|error| error.to_string(), |_| String::new());
             return refusal(None, ErrorCode::BadRequest, &message, settings.retry_bad_request);
         }
         let rid = match Query::from_payload(query) {
@@ -46,14 +48,22 @@ impl Bootstrap {
         let Some((row, number)) = row.and_then(|row| row.gateway().map(|number| (row, number))) else {
             self.metrics.queries.unknown_device.inc();
             let message = format!("device {device} is not in the directory");
-            return refusal(rid, ErrorCode::UnknownDevice, &message, settings.retry_unknown_device);
+            return refusal(
+                rid,
+                ErrorCode::UnknownDevice,
+                &message,
+                settings.retry_unknown_device,
+            );
         };
         let answer = self.view.with_gateway(number, |gateway| {
             let mut answer = String::with_capacity(ENVELOPE + device.len() + gateway.len());
             begin(&mut answer, rid, "assigned");
             let (epoch, ttl) = (row.epoch().get(), settings.answer_ttl.as_secs());
-            write!(answer, r#","device":"{device}","gateway":{gateway},"epoch":{epoch},"ttl_s":{ttl}}}"#)
-                .expect("a string takes everything");
+            write!(
+                answer,
+                r#","device":"{device}","gateway":{gateway},"epoch":{epoch},"ttl_s":{ttl}}}"#
+            )
+            .expect("a string takes everything");
             answer
         });
         let Some(answer) = answer else {
@@ -74,9 +84,15 @@ impl Bootstrap {
 fn answer_topic(device: &str, wanted: Option<&str>) -> String {
     let own = || ["reg/resp/", device].concat();
     let Some(wanted) = wanted else { return own() };
-    let below = wanted.strip_prefix("reg/resp/").and_then(|rest| rest.strip_prefix(device));
+    let below = wanted
+        .strip_prefix("reg/resp/")
+        .and_then(|rest| rest.strip_prefix(device));
     let valid = below.is_some_and(|below| below.is_empty() || below.starts_with('/'));
-    if valid && !wanted.contains(['+', '#', '\0']) { wanted.to_owned() } else { own() }
+    if valid && !wanted.contains(['+', '#', '\0']) {
+        wanted.to_owned()
+    } else {
+        own()
+    }
 }
 
 fn begin(answer: &mut String, rid: Option<&str>, status: &str) {

@@ -24,7 +24,9 @@ pub(super) struct Links {
 impl Links {
     /// Whether a client may connect: one that is no gateway may, and a gateway that no other process is.
     pub fn admit(&self, client: &Client) -> Result<(), String> {
-        let Some(id) = client.id.strip_prefix(PREFIX) else { return Ok(()) };
+        let Some(id) = client.id.strip_prefix(PREFIX) else {
+            return Ok(());
+        };
         let id: GatewayId = id.parse().map_err(|error: protocol::IdError| error.to_string())?;
         let instance = instance(client).ok_or_else(|| {
             format!("gateway {id} must connect with MQTT 5 and the User Property {INSTANCE:?}")
@@ -39,8 +41,14 @@ impl Links {
     }
 
     pub fn connected(&self, client: &Client) {
-        let Some((id, instance)) = gateway(client).zip(instance(client)) else { return };
-        let link = Link { serial: client.serial, instance: instance.to_owned(), peer: client.peer };
+        let Some((id, instance)) = gateway(client).zip(instance(client)) else {
+            return;
+        };
+        let link = Link {
+            serial: client.serial,
+            instance: instance.to_owned(),
+            peer: client.peer,
+        };
         let mut links = self.links.lock();
         if links.get(&id).is_none_or(|newer| newer.serial < link.serial) {
             links.insert(id, link);
@@ -71,5 +79,9 @@ fn gateway(client: &Client) -> Option<GatewayId> {
 }
 
 fn instance(client: &Client) -> Option<&str> {
-    client.user_properties.iter().find(|(name, _)| name == INSTANCE).map(|(_, value)| value.as_str())
+    client
+        .user_properties
+        .iter()
+        .find(|(name, _)| name == INSTANCE)
+        .map(|(_, value)| value.as_str())
 }

@@ -7,7 +7,10 @@ pub(super) fn query(topic: &str) -> Option<&str> {
 
 /// Whether a filter may be subscribed to: everything there is may be read, and there are no application topics.
 pub(super) fn is_served(filter: &str) -> bool {
-    matches!(filter.split('/').next(), Some("reg" | "gw" | "ctrl" | "$SYS" | "+" | "#"))
+    matches!(
+        filter.split('/').next(),
+        Some("reg" | "gw" | "ctrl" | "$SYS" | "+" | "#")
+    )
 }
 
 /// Whether a filter matches a topic name.
@@ -30,17 +33,39 @@ mod tests {
 
     #[test]
     fn filters_match_as_mqtt_says() {
-        for filter in ["#", "gw/#", "gw/+/status", "+/+/+", "gw/gw-a/status", "gw/gw-a/status/#"] {
+        for filter in [
+            "#",
+            "gw/#",
+            "gw/+/status",
+            "+/+/+",
+            "gw/gw-a/status",
+            "gw/gw-a/status/#",
+        ] {
             assert!(matches(filter, "gw/gw-a/status"), "{filter}");
         }
-        for filter in ["gw/+", "gw/gw-a", "gw/gw-b/status", "+/+/+/+", "gw/gw-a/status/+", ""] {
+        for filter in [
+            "gw/+",
+            "gw/gw-a",
+            "gw/gw-b/status",
+            "+/+/+/+",
+            "gw/gw-a/status/+",
+            "",
+        ] {
             assert!(!matches(filter, "gw/gw-a/status"), "{filter}");
         }
     }
 
     #[test]
     fn application_topics_are_not_served() {
-        assert!(["reg/#", "gw/+/status", "ctrl/#", "$SYS/#", "#", "+/x"].into_iter().all(is_served));
-        assert!(!["data/#", "cmd/d1/x", "", "/reg", "regx"].into_iter().any(is_served));
+        assert!(
+            ["reg/#", "gw/+/status", "ctrl/#", "$SYS/#", "#", "+/x"]
+                .into_iter()
+                .all(is_served)
+        );
+        assert!(
+            !["data/#", "cmd/d1/x", "", "/reg", "regx"]
+                .into_iter()
+                .any(is_served)
+        );
     }
 }

@@ -44,13 +44,21 @@ impl Outcome {
     pub fn transactions(&self) -> Vec<Transaction> {
         let records: Vec<_> = self.changed.iter().filter_map(|id| self.moves.get(id)).collect();
         let moves = records.chunks(MAX_BATCH).map(|records| Transaction {
-            moves: records.iter().map(|record| MoveChange::Put((*record).clone())).collect(),
+            moves: records
+                .iter()
+                .map(|record| MoveChange::Put((*record).clone()))
+                .collect(),
             ..Transaction::default()
         });
-        let gateways: Vec<_> = self.gateways.iter().map(|(id, record)| (id.clone(), record.clone())).collect();
-        let gateways = gateways
-            .chunks(MAX_BATCH)
-            .map(|gateways| Transaction { gateways: gateways.to_vec(), ..Transaction::default() });
+        let gateways: Vec<_> = self
+            .gateways
+            .iter()
+            .map(|(id, record)| (id.clone(), record.clone()))
+            .collect();
+        let gateways = gateways.chunks(MAX_BATCH).map(|gateways| Transaction {
+            gateways: gateways.to_vec(),
+            ..Transaction::default()
+        });
         moves.chain(gateways).collect()
     }
 
@@ -109,7 +117,11 @@ mod tests {
         }
         let messages = outcome.commands();
         assert!(messages.len() > 1);
-        assert!(messages.iter().all(|message| message.payload.len() <= MAX_GATEWAY_PAYLOAD));
+        assert!(
+            messages
+                .iter()
+                .all(|message| message.payload.len() <= MAX_GATEWAY_PAYLOAD)
+        );
         let sent: Vec<Command> = messages
             .iter()
             .flat_map(|message| Commands::from_payload(&message.payload).unwrap().commands)

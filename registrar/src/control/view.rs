@@ -76,7 +76,10 @@ impl View {
 
     /// One gateway.
     pub fn gateway(&self, id: &GatewayId) -> Option<KnownGateway> {
-        self.gateways.read().get(&Topic::GatewayStatus(id.clone()).to_string()).cloned()
+        self.gateways
+            .read()
+            .get(&Topic::GatewayStatus(id.clone()).to_string())
+            .cloned()
     }
 
     /// All gateways.
@@ -120,13 +123,16 @@ impl View {
     }
 
     /// Notes whether a write succeeded, and returns what was noted before.
-    pub(super) fn set_storing(&self, storing: bool) -> bool {
+    pub(crate) fn set_storing(&self, storing: bool) -> bool {
         self.storing.swap(storing, Ordering::Relaxed)
     }
 
     pub(super) fn show_gateway(&self, directory: &Directory, id: &GatewayId, gateway: &Gateway) {
         let status = gateway.status();
-        let reference = GatewayRef { id: id.clone(), endpoints: status.endpoints.clone() };
+        let reference = GatewayRef {
+            id: id.clone(),
+            endpoints: status.endpoints.clone(),
+        };
         let json = serde_json::to_string(&reference).expect("ids and endpoints are strings");
         let number = directory.number(id).get() as usize;
         let mut answers = self.answers.write();
@@ -137,7 +143,14 @@ impl View {
         drop(answers);
         let payload = status.to_payload().into();
         let topic = Topic::GatewayStatus(id.clone()).to_string();
-        self.gateways.write().insert(topic, KnownGateway { status, seen: gateway.seen, payload });
+        self.gateways.write().insert(
+            topic,
+            KnownGateway {
+                status,
+                seen: gateway.seen,
+                payload,
+            },
+        );
     }
 
     pub(super) fn show_moves<'a>(&self, records: impl Iterator<Item = &'a MoveRecord>) {

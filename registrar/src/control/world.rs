@@ -19,7 +19,10 @@ impl World for Surroundings<'_> {
         let row = self.directory.row(device.as_str())?;
         let named = |number| self.directory.gateway(number);
         Some(Assignment {
-            gateway: Some(row).filter(Row::is_assigned).and_then(|row| row.gateway()).map(named),
+            gateway: Some(row)
+                .filter(Row::is_assigned)
+                .and_then(|row| row.gateway())
+                .map(named),
             epoch: row.epoch(),
             connected: row.seen().map(named),
         })
@@ -27,7 +30,9 @@ impl World for Surroundings<'_> {
 
     fn connected_on(&self, gateway: &GatewayId) -> Vec<DeviceId> {
         let number = self.directory.find(gateway.as_str());
-        number.map(|number| self.directory.seen_on(number)).unwrap_or_default()
+        number
+            .map(|number| self.directory.seen_on(number))
+            .unwrap_or_default()
     }
 
     fn is_online(&self, gateway: &GatewayId) -> bool {

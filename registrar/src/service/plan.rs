@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use protocol::{DeviceId, Epoch, GatewayId, message::MoveReason};
 
-use super::{AuditRecord, DeviceChange, DeviceRecord, MoveChange, Parts, ServiceError, Transaction, new_id, now};
+use super::{
+    AuditRecord, DeviceChange, DeviceRecord, MoveChange, Parts, ServiceError, Transaction, new_id, now,
+};
 use crate::{
     api::{MigrationState, Step},
     store::record::{MoveRecord, MoveSource},
@@ -39,7 +41,11 @@ impl Parts {
         let at = now();
         let assigned = before.filter(|before| !before.removed);
         if let Some(same) = assigned.filter(|before| before.gateway == *target.gateway && !target.again) {
-            return Ok(Plan { record: same.clone(), moved: None, audit: audit("assign", id, before, same, target.actor, at) });
+            return Ok(Plan {
+                record: same.clone(),
+                moved: None,
+                audit: audit("assign", id, before, same, target.actor, at),
+            });
         }
         let record = DeviceRecord {
             gateway: target.gateway.clone(),
@@ -49,7 +55,10 @@ impl Parts {
             labels: assigned.map_or_else(String::new, |before| before.labels.clone()),
             note: assigned.map_or_else(String::new, |before| before.note.clone()),
         };
-        let mut from: Vec<GatewayId> = assigned.map(|before| before.gateway.clone()).into_iter().collect();
+        let mut from: Vec<GatewayId> = assigned
+            .map(|before| before.gateway.clone())
+            .into_iter()
+            .collect();
         let seen = self.directory.row(id.as_str()).and_then(|row| row.seen());
         from.extend(seen.map(|number| self.directory.gateway(number)));
         from.retain(|gateway| gateway != target.gateway);
@@ -57,12 +66,21 @@ impl Parts {
         let is_move = target.again || !from.is_empty();
         if is_move && self.view.open_moves() >= self.settings.max_open_moves {
             let open = self.settings.max_open_moves;
-            return Err(ServiceError::Unavailable(format!("{open} moves are open, which is as many as may be")));
+            return Err(ServiceError::Unavailable(format!(
+                "{open} moves are open, which is as many as may be"
+            )));
         }
         let moved = is_move.then(|| MoveRecord {
             id: new_id(),
             device: id.clone(),
-            from: from.into_iter().map(|gateway| MoveSource { gateway, noticed: false, cleared: false }).collect(),
+            from: from
+                .into_iter()
+                .map(|gateway| MoveSource {
+                    gateway,
+                    noticed: false,
+                    cleared: false,
+                })
+                .collect(),
             to: record.gateway.clone(),
             epoch: record.epoch,
             reason: target.reason,
@@ -70,7 +88,10 @@ impl Parts {
             grace_ms: u64::try_from(target.grace.as_millis()).unwrap_or(u64::MAX),
             spread_ms: 0,
             state: MigrationState::Planned,
-            steps: vec![Step { state: MigrationState::Planned, at }],
+            steps: vec![Step {
+                state: MigrationState::Planned,
+                at,
+            }],
             detail: None,
             revision: 1,
         });
@@ -83,10 +104,18 @@ impl Parts {
 impl Plan {
     /// Plans a removal.
     pub fn removal(id: &DeviceId, before: &DeviceRecord, actor: &str, at: Timestamp) -> Self {
-        let record =
-            DeviceRecord { epoch: before.epoch.next(), since: at, removed: true, ..before.clone() };
+        let record = DeviceRecord {
+            epoch: before.epoch.next(),
+            since: at,
+            removed: true,
+            ..before.clone()
+        };
         let audit = audit("remove", id, Some(before), &record, actor, at);
-        Self { record, moved: None, audit }
+        Self {
+            record,
+            moved: None,
+            audit,
+        }
     }
 
     /// Whether there is nothing to write.

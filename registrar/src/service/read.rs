@@ -9,7 +9,10 @@ use super::{Service, ServiceError, is_stuck, now};
 use crate::{
     api::{Device, Devices, Gateway, Migration},
     control::KnownGateway,
-    store::{MoveFilter, record::{DeviceRecord, MoveRecord}},
+    store::{
+        MoveFilter,
+        record::{DeviceRecord, MoveRecord},
+    },
 };
 
 impl Service {
@@ -19,7 +22,8 @@ impl Service {
     /// Unknown device, a failing store.
     pub async fn device(&self, id: &DeviceId) -> Result<Device, ServiceError> {
         let row = self.parts.store.device(id).await?.filter(|row| !row.removed);
-        row.map(|row| self.shown(id.clone(), row)).ok_or_else(|| ServiceError::UnknownDevice(id.clone()))
+        row.map(|row| self.shown(id.clone(), row))
+            .ok_or_else(|| ServiceError::UnknownDevice(id.clone()))
     }
 
     /// At most `limit` devices after an id, of one gateway or of all, in the order of ids.
@@ -50,7 +54,10 @@ impl Service {
         }
         let more = devices.len() > limit;
         devices.truncate(limit);
-        let next = devices.last().filter(|_| more).map(|device| device.device.clone());
+        let next = devices
+            .last()
+            .filter(|_| more)
+            .map(|device| device.device.clone());
         Ok(Devices { devices, next })
     }
 
@@ -60,7 +67,9 @@ impl Service {
     /// Unknown gateway.
     pub fn gateway(&self, id: &GatewayId) -> Result<Gateway, ServiceError> {
         let gateway = self.parts.view.gateway(id);
-        gateway.map(|gateway| self.shown_gateway(gateway)).ok_or_else(|| ServiceError::UnknownGateway(id.clone()))
+        gateway
+            .map(|gateway| self.shown_gateway(gateway))
+            .ok_or_else(|| ServiceError::UnknownGateway(id.clone()))
     }
 
     /// All gateways, in the order of ids.
@@ -112,12 +121,19 @@ impl Service {
         if let Some(record) = self.parts.view.open_move(id) {
             return Ok(record);
         }
-        self.parts.store.migration(id).await?.ok_or(ServiceError::UnknownMigration(id))
+        self.parts
+            .store
+            .migration(id)
+            .await?
+            .ok_or(ServiceError::UnknownMigration(id))
     }
 
     fn shown(&self, id: DeviceId, row: DeviceRecord) -> Device {
         let directory = &self.parts.directory;
-        let seen = directory.row(id.as_str()).and_then(|row| row.seen()).map(|number| directory.gateway(number));
+        let seen = directory
+            .row(id.as_str())
+            .and_then(|row| row.seen())
+            .map(|number| directory.gateway(number));
         Device {
             gateway: row.gateway,
             epoch: row.epoch,
@@ -139,7 +155,11 @@ impl Service {
             state: status.state,
             endpoints: status.endpoints,
             capacity: status.capacity,
-            connected: if status.state == GatewayState::Offline { 0 } else { status.connected },
+            connected: if status.state == GatewayState::Offline {
+                0
+            } else {
+                status.connected
+            },
             version: status.version,
             seen: known.seen,
         }
@@ -157,30 +177,49 @@ impl Service {
         use crate::api::MigrationState::{Asked, Done, Notified, Planned, Seen, Superseded};
         let names = |unmet: fn(&crate::store::record::MoveSource) -> bool| {
             let named = record.from.iter().filter(|source| unmet(source)).map(|source| {
-                let offline = if self.is_online(&source.gateway) { "" } else { " (offline)" };
+                let offline = if self.is_online(&source.gateway) {
+                    ""
+                } else {
+                    " (offline)"
+                };
                 format!("{}{offline}", source.gateway)
             });
             named.collect::<Vec<_>>().join(", ")
         };
-        let away = if self.is_online(&record.to) { "" } else { ", which is offline" };
+        let away = if self.is_online(&record.to) {
+            ""
+        } else {
+            ", which is offline"
+        };
         match record.state {
             Planned if record.from.iter().any(|source| !source.noticed) => {
-                format!("waits for {} to publish the notice", names(|source| !source.noticed))
+                format!(
+                    "waits for {} to publish the notice",
+                    names(|source| !source.noticed)
+                )
             }
             Planned | Notified => "waits for the device to ask".to_owned(),
             Asked => format!("waits for the device to connect to {}{away}", record.to),
-            Seen => format!("waits for {} to clear the notice", names(|source| !source.cleared)),
+            Seen => format!(
+                "waits for {} to clear the notice",
+                names(|source| !source.cleared)
+            ),
             Done | Superseded => String::new(),
         }
     }
 
     fn is_online(&self, gateway: &GatewayId) -> bool {
-        self.parts.view.gateway(gateway).is_some_and(|gateway| gateway.is_online())
+        self.parts
+            .view
+            .gateway(gateway)
+            .is_some_and(|gateway| gateway.is_online())
     }
 
     /// The first `limit` devices assigned to a gateway, after an id.
     fn assigned_to(&self, gateway: &GatewayId, after: Option<&DeviceId>, limit: usize) -> Vec<DeviceId> {
-        let Some(number) = self.parts.directory.find(gateway.as_str()) else { return Vec::new() };
+        let Some(number) = self.parts.directory.find(gateway.as_str()) else {
+            return Vec::new();
+        };
         let after = after.map_or("", DeviceId::as_str);
         let mut first = BinaryHeap::with_capacity(limit + 1);
         self.parts.directory.for_each(|id, row| {

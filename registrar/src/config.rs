@@ -1,0 +1,415 @@
+//! The configuration: defaults < file < environment < flags.
+
+mod layers;
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::layers::{Layers, LoadError};
+use crate::{
+    bootstrap, control, gateways, moves, service,
+    store::{Retention, sled::SledConfig},
+};
+
+/// Everything a registrar can be told. `configs/registrar.toml` explains each key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Accept listeners that are not on loopback although nothing is encrypted or authenticated yet.
+    pub insecure: bool,
+    /// How long a graceful shutdown may take.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_timeout: Duration,
+    /// The bootstrap broker.
+    pub mqtt: Mqtt,
+    /// API, health and metrics.
+    pub http: Http,
+    /// What survives a restart.
+    pub store: Store,
+    /// Moves of devices.
+    pub moves: Moves,
+    /// The gateways' links.
+    pub gateways: Gateways,
+    /// What devices are told beside their gateway.
+    pub answers: Answers,
+    /// When devices that got no gateway are to ask again.
+    pub retry_after: RetryAfter,
+    /// Imports of many devices at once.
+    pub import: Import,
+}
+
+/// The bootstrap broker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mqtt {
+    /// Where to listen; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Connections at one time.
+    pub max_connections: usize,
+    /// The largest packet accepted, in bytes; gateways send the largest ones.
+    pub max_packet_size: u32,
+    /// From accept to a whole CONNECT.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Silence allowed to a client with keep-alive 0.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Subscriptions of one connection.
+    pub max_subscriptions: usize,
+}
+
+/// API, health and metrics.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Where to listen; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Requests that wait for a change at one time; one more is refused.
+    pub max_waiting: usize,
+    /// The largest JSON body, in bytes.
+    pub max_body: usize,
+}
+
+/// Where everything is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// In files of the data folder.
+    Sled,
+    /// In memory: nothing survives a restart.
+    Memory,
+}
+
+/// What survives a restart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// How it is kept.
+    pub engine: Engine,
+    /// The data folder; one process at a time.
+    pub data_dir: PathBuf,
+    /// Bytes of pages kept in memory.
+    pub cache_bytes: u64,
+    /// Bytes of disk that must stay free; with less, changes are refused.
+    pub reserve_bytes: u64,
+    /// Lines of the audit log that are kept.
+    pub audit_lines: u64,
+    /// Closed moves that are kept.
+    pub closed_moves: usize,
+    /// Changes that wait to be written; further ones wait at their callers.
+    pub queue: usize,
+    /// How long to wait before a failed write of a move's step is tried again.
+    #[serde(with = "humantime_serde")]
+    pub retry: Duration,
+}
+
+/// Moves of devices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Moves {
+    /// How long a moved device may stay on its old gateway once it was given the notice.
+    #[serde(with = "humantime_serde")]
+    pub move_grace: Duration,
+    /// When an open move without a step counts as stuck.
+    #[serde(with = "humantime_serde")]
+    pub stuck_after: Duration,
+    /// When an instruction that a gateway has not answered is sent again.
+    #[serde(with = "humantime_serde")]
+    pub resend_after: Duration,
+    /// Moves open at one time; one more is refused.
+    pub max_open: usize,
+    /// Devices on wrong gateways, without a move, that are remembered.
+    pub max_strays: usize,
+}
+
+/// The gateways' links.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gateways {
+    /// How often gateways send their status; one that was not heard of for three intervals is offline.
+    #[serde(with = "humantime_serde")]
+    pub status_interval: Duration,
+    /// Gateways known at most.
+    pub max_gateways: usize,
+    /// Devices and notices of one gateway's snapshot.
+    pub max_snapshot: usize,
+    /// Events of all gateways that wait; when full, their connections wait.
+    pub queue: usize,
+}
+
+/// What devices are told beside their gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Answers {
+    /// How long an answer may be used without asking again.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+}
+
+/// When devices that got no gateway are to ask again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryAfter {
+    /// After a malformed query.
+    #[serde(with = "humantime_serde")]
+    pub bad_request: Duration,
+    /// While the directory does not know the device.
+    #[serde(with = "humantime_serde")]
+    pub unknown_device: Duration,
+    /// While it is not known where the device's gateway listens.
+    #[serde(with = "humantime_serde")]
+    pub no_gateway: Duration,
+}
+
+/// Imports of many devices at once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Import {
+    /// Rows of one import.
+    pub max_rows: usize,
+    /// Bytes of one import.
+    pub max_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            insecure: false,
+            shutdown_timeout: Duration::from_secs(10),
+            mqtt: Mqtt::default(),
+            http: Http::default(),
+            store: Store::default(),
+            moves: Moves::default(),
+            gateways: Gateways::default(),
+            answers: Answers::default(),
+            retry_after: RetryAfter::default(),
+            import: Import::default(),
+        }
+    }
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        let broker = broker::Config::default();
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
+            max_connections: broker.max_connections,
+            // A gateway's largest message, and its topic and properties.
+            max_packet_size: 2 * broker.max_packet_size,
+            connect_timeout: broker.connect_timeout,
+            idle_timeout: broker.idle_timeout,
+            max_subscriptions: broker.max_subscriptions,
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            max_waiting: 1_000,
+            max_body: 64 * 1024,
+        }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        let (sled, retention) = (SledConfig::default(), Retention::default());
+        Self {
+            engine: Engine::Sled,
+            data_dir: "homeport-data/registrar".into(),
+            cache_bytes: sled.cache_bytes,
+            reserve_bytes: sled.reserve_bytes,
+            audit_lines: retention.audit,
+            closed_moves: retention.closed_moves,
+            queue: 1_000,
+            retry: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Default for Moves {
+    fn default() -> Self {
+        Self {
+            move_grace: Duration::from_secs(30),
+            stuck_after: Duration::from_secs(600),
+            resend_after: Duration::from_secs(15),
+            max_open: 10_000,
+            max_strays: 10_000,
+        }
+    }
+}
+
+impl Default for Gateways {
+    fn default() -> Self {
+        Self {
+            status_interval: Duration::from_secs(10),
+            max_gateways: 10_000,
+            max_snapshot: 2_000_000,
+            queue: 1_000,
+        }
+    }
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+impl Default for RetryAfter {
+    fn default() -> Self {
+        Self {
+            bad_request: Duration::from_secs(3600),
+            unknown_device: Duration::from_secs(30),
+            no_gateway: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Import {
+    fn default() -> Self {
+        Self {
+            max_rows: 2_000_000,
+            max_bytes: 1024 * 1024 * 1024,
+        }
+    }
+}
+
+/// Why a configuration that can be read is not one to run on.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckError {
+    /// Open to others while nothing protects it.
+    #[error(
+        "{key}: {address} is not on loopback, and there is no encryption and no password yet; set insecure = true to accept that"
+    )]
+    Exposed {
+        /// The key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A figure that must not be zero is.
+    #[error("{0}: must be more than zero")]
+    Zero(&'static str),
+    /// Gateways could not send what they may.
+    #[error("mqtt.max_packet_size: must be at least {0}, so that gateways' messages fit")]
+    PacketSize(usize),
+}
+
+impl Config {
+    /// Whether a registrar may run on it.
+    ///
+    /// # Errors
+    /// What is wrong first, with its key.
+    pub fn check(&self) -> Result<(), CheckError> {
+        for (key, address) in [
+            ("mqtt.listen", self.mqtt.listen),
+            ("http.listen", self.http.listen),
+        ] {
+            if !self.insecure && !address.ip().is_loopback() {
+                return Err(CheckError::Exposed { key, address });
+            }
+        }
+        let counts = [
+            ("mqtt.max_connections", self.mqtt.max_connections),
+            ("mqtt.max_subscriptions", self.mqtt.max_subscriptions),
+            ("http.max_body", self.http.max_body),
+            ("store.queue", self.store.queue),
+            ("gateways.queue", self.gateways.queue),
+            ("gateways.max_gateways", self.gateways.max_gateways),
+            ("moves.max_open", self.moves.max_open),
+        ];
+        let times = [
+            ("gateways.status_interval", self.gateways.status_interval),
+            ("moves.resend_after", self.moves.resend_after),
+            ("store.retry", self.store.retry),
+            ("mqtt.connect_timeout", self.mqtt.connect_timeout),
+            ("mqtt.idle_timeout", self.mqtt.idle_timeout),
+        ];
+        let zero = counts.iter().find(|(_, count)| *count == 0).map(|(key, _)| *key);
+        let zero = zero.or_else(|| times.iter().find(|(_, time)| time.is_zero()).map(|(key, _)| *key));
+        if let Some(key) = zero {
+            return Err(CheckError::Zero(key));
+        }
+        // Topic, properties and lengths beside the payload.
+        let least = protocol::message::MAX_GATEWAY_PAYLOAD + 1024;
+        if (self.mqtt.max_packet_size as usize) < least {
+            return Err(CheckError::PacketSize(least));
+        }
+        Ok(())
+    }
+
+    /// The broker's part.
+    pub fn broker(&self) -> broker::Config {
+        broker::Config {
+            listen: vec![self.mqtt.listen],
+            max_connections: self.mqtt.max_connections,
+            max_packet_size: self.mqtt.max_packet_size,
+            connect_timeout: self.mqtt.connect_timeout,
+            idle_timeout: self.mqtt.idle_timeout,
+            max_subscriptions: self.mqtt.max_subscriptions,
+            ..broker::Config::default()
+        }
+    }
+
+    /// The hook's part.
+    pub fn bootstrap(&self) -> bootstrap::Settings {
+        bootstrap::Settings {
+            answer_ttl: self.answers.ttl,
+            retry_bad_request: self.retry_after.bad_request,
+            retry_unknown_device: self.retry_after.unknown_device,
+            retry_no_gateway: self.retry_after.no_gateway,
+        }
+    }
+
+    /// The control loop's part.
+    pub fn control(&self) -> control::Settings {
+        control::Settings {
+            gateways: gateways::Settings {
+                status_interval: self.gateways.status_interval,
+                max_gateways: self.gateways.max_gateways,
+                max_snapshot: self.gateways.max_snapshot,
+            },
+            moves: moves::Settings {
+                grace: self.moves.move_grace,
+                resend_after: self.moves.resend_after,
+                max_strays: self.moves.max_strays,
+            },
+            stuck_after: self.moves.stuck_after,
+            store_retry: self.store.retry,
+        }
+    }
+
+    /// The service's part.
+    pub fn service(&self) -> service::Settings {
+        service::Settings {
+            move_grace: self.moves.move_grace,
+            max_open_moves: self.moves.max_open,
+            stuck_after: self.moves.stuck_after,
+        }
+    }
+
+    /// The embedded store's part.
+    pub fn sled(&self) -> SledConfig {
+        SledConfig {
+            retention: self.retention(),
+            cache_bytes: self.store.cache_bytes,
+            reserve_bytes: self.store.reserve_bytes,
+        }
+    }
+
+    /// How much history is kept.
+    pub fn retention(&self) -> Retention {
+        Retention {
+            audit: self.store.audit_lines,
+            closed_moves: self.store.closed_moves,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use toml::{Table, Value};
+
+use super::Config;
+
+/// What every environment variable of ours starts with.
+const PREFIX: &str = "REGISTRAR__";
+
+/// Why a configuration cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has an unknown key or a wrong value.
+    #[error("{path}:{line}: {key}{problem}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key it is about, with a colon and a space, if it has one.
+        key: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An environment variable or a flag has an unknown key or a wrong value.
+    #[error("{origin}: {problem}")]
+    Value {
+        /// The variable or flag.
+        origin: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Values laid over the defaults, each remembering where it came from.
+#[derive(Debug, Default)]
+pub struct Layers {
+    values: Table,
+    origins: BTreeMap<String, String>,
+}
+
+impl Layers {
+    /// Lays a file over what is there.
+    ///
+    /// # Errors
+    /// It cannot be read, is not TOML, or does not fit.
+    pub fn file(&mut self, path: &Path) -> Result<(), LoadError> {
+        let text = fs::read_to_string(path).map_err(|source| LoadError::Read {
+            path: path.into(),
+            source,
+        })?;
+        let table = toml::from_str::<Config>(&text)
+            .and_then(|_| text.parse::<Table>())
+            .map_err(|error| {
+                let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
+                let line = before.matches('\n').count() + 1;
+                LoadError::File {
+                    path: path.into(),
+                    line,
+                    key: key_at(&text, line),
+                    problem: error.message().replace('\n', " "),
+                }
+            })?;
+        for (key, value) in leaves(&table) {
+            self.set(&key, value.clone(), format!("{}", path.display()));
+        }
+        Ok(())
+    }
+
+    /// Lays the environment over what is there: `REGISTRAR__MQTT__LISTEN` is `mqtt.listen`.
+    ///
+    /// # Errors
+    /// A variable names no key, or its value does not fit.
+    pub fn environment(
+        &mut self,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<(), LoadError> {
+        for (name, text) in variables {
+            if let Some(path) = name.strip_prefix(PREFIX) {
+                let key = path.to_lowercase().replace("__", ".");
+                self.text(&key, &text, &format!("environment {name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays one value, written as text, over what is there. `origin` names it for people.
+    ///
+    /// # Errors
+    /// There is no such key, or the value does not fit.
+    pub fn text(&mut self, key: &str, text: &str, origin: &str) -> Result<(), LoadError> {
+        let string = Value::String(text.to_owned());
+        let typed = format!("value = {text}")
+            .parse::<Table>()
+            .ok()
+            .and_then(|mut table| table.remove("value"));
+        let fits = |value: &Value| {
+            let mut alone = Table::new();
+            put(&mut alone, key, value.clone());
+            alone.try_into::<Config>().map(|_| ())
+        };
+        let value = match (fits(&string), typed) {
+            (Ok(()), _) => string,
+            (Err(_), Some(typed)) if fits(&typed).is_ok() => typed,
+            (Err(error), _) => {
+                return Err(LoadError::Value {
+                    origin: origin.to_owned(),
+                    problem: error.message().replace('\n', " "),
+                });
+            }
+        };
+        self.set(key, value, origin.to_owned());
+        Ok(())
+    }
+
+    /// The configuration that results.
+    ///
+    /// # Panics
+    /// Never: every value was checked as it was laid.
+    pub fn config(&self) -> Config {
+        self.values
+            .clone()
+            .try_into()
+            .expect("every value was checked on its own")
+    }
+
+    /// Every key with its value and where it came from, as TOML.
+    pub fn show(&self) -> String {
+        let all = Table::try_from(self.config()).expect("a configuration is TOML");
+        let mut text = String::new();
+        for (key, value) in leaves(&all) {
+            let origin = self.origins.get(&key).map_or("default", String::as_str);
+            text.push_str(&format!("{key} = {value}  # {origin}\n"));
+        }
+        text
+    }
+
+    fn set(&mut self, key: &str, value: Value, origin: String) {
+        put(&mut self.values, key, value);
+        self.origins.insert(key.to_owned(), origin);
+    }
+}
+
+fn put(table: &mut Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            table.insert(key.to_owned(), value);
+        }
+        Some((section, rest)) => {
+            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(section) = section {
+                put(section, rest, value);
+            }
+        }
+    }
+}
+
+/// All values that are no tables, with their dotted keys.
+fn leaves(table: &Table) -> Vec<(String, &Value)> {
+    let mut found = Vec::new();
+    for (key, value) in table {
+        match value {
+            Value::Table(section) => {
+                let below = leaves(section);
+                found.extend(
+                    below
+                        .into_iter()
+                        .map(|(rest, value)| (format!("{key}.{rest}"), value)),
+                );
+            }
+            value => found.push((key.clone(), value)),
+        }
+    }
+    found
+}
+
+/// The key a line sets, with its section, for an error message.
+fn key_at(text: &str, line: usize) -> String {
+    let lines: Vec<&str> = text.lines().take(line).collect();
+    let Some((key, _)) = lines.last().and_then(|line| line.split_once('=')) else {
+        return String::new();
+    };
+    let section = lines
+        .iter()
+        .rev()
+        .find_map(|line| line.trim().strip_prefix('[')?.split(']').next());
+    match section {
+        Some(section) => format!("{section}.{}: ", key.trim()),
+        None => format!("{}: ", key.trim()),
+    }
+}

@@ -1,0 +1,94 @@
+//! The HTTP API, health and metrics.
+//!
+//! The listener is up before the directory is loaded: until then everything but health and metrics is `unavailable`.
+
+mod audit;
+mod devices;
+mod error;
+mod extract;
+mod health;
+mod migrations;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use axum::{Router, extract::DefaultBodyLimit, routing::get};
+use prometheus_client::registry::Registry;
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::service::Service;
+use error::Failure;
+
+/// The most entries of one page.
+const MAX_PAGE: usize = 1_000;
+
+/// What the API is made from.
+pub struct App {
+    /// Everything behind the API, once the directory is loaded.
+    pub loaded: OnceLock<Loaded>,
+    /// What is counted, by everyone.
+    pub registry: OnceLock<Registry>,
+    /// Cancelled once the registrar goes down.
+    pub stopping: CancellationToken,
+    /// The largest JSON body.
+    pub max_body: usize,
+    /// One permit for each request that may wait for a change.
+    pub waiting: Semaphore,
+}
+
+/// What there is once the directory is loaded.
+pub struct Loaded {
+    /// Changes and reads.
+    pub service: Service,
+}
+
+impl App {
+    fn loaded(&self) -> Result<&Loaded, Failure> {
+        self.loaded
+            .get()
+            .ok_or_else(|| Failure::unavailable("the directory is being loaded"))
+    }
+
+    fn service(&self) -> Result<&Service, Failure> {
+        self.loaded().map(|loaded| &loaded.service)
+    }
+}
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    let body = DefaultBodyLimit::max(app.max_body);
+    Router::new()
+        .route("/v1/devices", get(devices::list))
+        .route(
+            "/v1/devices/{id}",
+            get(devices::show).put(devices::assign).delete(devices::remove),
+        )
+        .route("/v1/gateways", get(devices::gateways))
+        .route("/v1/gateways/{id}", get(devices::gateway))
+        .route("/v1/migrations", get(migrations::list).post(migrations::start))
+        .route("/v1/migrations/{id}", get(migrations::show))
+        .route("/v1/audit", get(audit::list))
+        .layer(body)
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .fallback(error::not_found)
+        .with_state(app)
+}
+
+/// Serves until `stop` is cancelled and open requests are answered.
+///
+/// # Errors
+/// The listener fails for good.
+pub async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken) -> std::io::Result<()> {
+    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}

@@ -1,0 +1,85 @@
+//! Devices and gateways.
+
+use std::sync::Arc;
+
+use axum::{Json as Answer, extract::State, http::StatusCode};
+use protocol::{DeviceId, GatewayId};
+use serde::Deserialize;
+
+use super::{
+    App, MAX_PAGE,
+    error::Failure,
+    extract::{Actor, Id, Json, Params},
+};
+use crate::api::{Assign, Device, Devices, Gateway, Gateways};
+
+/// Entries of a page that says no number.
+const PAGE: usize = 100;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct List {
+    after: Option<DeviceId>,
+    limit: Option<usize>,
+    gateway: Option<GatewayId>,
+}
+
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Params(list): Params<List>,
+) -> Result<Answer<Devices>, Failure> {
+    let limit = page(list.limit)?;
+    let devices = app
+        .service()?
+        .devices(list.after, list.gateway.as_ref(), limit)
+        .await?;
+    Ok(Answer(devices))
+}
+
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Id(id): Id<DeviceId>,
+) -> Result<Answer<Device>, Failure> {
+    Ok(Answer(app.service()?.device(&id).await?))
+}
+
+pub(super) async fn assign(
+    State(app): State<Arc<App>>,
+    Id(id): Id<DeviceId>,
+    Actor(actor): Actor,
+    Json(assign): Json<Assign>,
+) -> Result<Answer<Device>, Failure> {
+    Ok(Answer(app.service()?.assign(id, assign, actor).await?))
+}
+
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    Id(id): Id<DeviceId>,
+    Actor(actor): Actor,
+) -> Result<StatusCode, Failure> {
+    app.service()?.remove(id, actor).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn gateways(State(app): State<Arc<App>>) -> Result<Answer<Gateways>, Failure> {
+    Ok(Answer(Gateways {
+        gateways: app.service()?.gateways(),
+    }))
+}
+
+pub(super) async fn gateway(
+    State(app): State<Arc<App>>,
+    Id(id): Id<GatewayId>,
+) -> Result<Answer<Gateway>, Failure> {
+    Ok(Answer(app.service()?.gateway(&id)?))
+}
+
+/// How many entries a page is to have.
+pub(super) fn page(limit: Option<usize>) -> Result<usize, Failure> {
+    match limit.unwrap_or(PAGE) {
+        limit if (1..=MAX_PAGE).contains(&limit) => Ok(limit),
+        limit => Err(Failure::bad_request(format!(
+            "limit: {limit} is not between 1 and {MAX_PAGE}"
+        ))),
+    }
+}

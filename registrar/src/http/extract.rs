@@ -1,0 +1,91 @@
+//! What requests carry, checked, with errors that name the field.
+
+use std::{net::SocketAddr, str::FromStr};
+
+use axum::{
+    body::Bytes,
+    extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request},
+    http::request::Parts,
+};
+use serde::de::DeserializeOwned;
+
+use super::error::Failure;
+
+/// The header an operator's tool names its user in.
+const ACTOR: &str = "x-homeport-actor";
+/// The longest such name, in bytes.
+const MAX_ACTOR: usize = 128;
+
+/// A JSON body.
+pub(super) struct Json<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
+                Failure::too_large("the body is larger than this registrar takes")
+            } else {
+                Failure::bad_request(rejection.body_text())
+            }
+        })?;
+        let parsed = serde_json::from_slice(&body);
+        parsed
+            .map(Self)
+            .map_err(|error| Failure::bad_request(format!("body: {error}")))
+    }
+}
+
+/// The query string.
+pub(super) struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query
+            .map(|Query(query)| Self(query))
+            .map_err(|rejection| Failure::bad_request(rejection.body_text()))
+    }
+}
+
+/// The id in the path.
+pub(super) struct Id<T>(pub T);
+
+impl<T: FromStr<Err: std::fmt::Display>, S: Send + Sync> FromRequestParts<S> for Id<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let Path(text) = path.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
+        text.parse()
+            .map(Self)
+            .map_err(|error: T::Err| Failure::bad_request(format!("{text:?}: {error}")))
+    }
+}
+
+/// Who asks: what the header says, else the address.
+pub(super) struct Actor(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Actor {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        if let Some(named) = parts.headers.get(ACTOR) {
+            let named = named
+                .to_str()
+                .ok()
+                .filter(|named| !named.is_empty() && named.len() <= MAX_ACTOR);
+            let wrong =
+                || Failure::bad_request(format!("{ACTOR}: 1 to {MAX_ACTOR} printable ASCII characters"));
+            return named.map(|named| Self(named.to_owned())).ok_or_else(wrong);
+        }
+        let peer = ConnectInfo::<SocketAddr>::from_request_parts(parts, state).await;
+        Ok(Self(peer.map_or_else(
+            |_| "unknown".to_owned(),
+            |ConnectInfo(peer)| peer.ip().to_string(),
+        )))
+    }
+}

@@ -1,0 +1,54 @@
+//! Health and metrics.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use prometheus_client::encoding::text::encode;
+use serde::Serialize;
+
+use super::{App, error::Failure};
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    reasons: Vec<&'static str>,
+}
+
+pub(super) async fn alive() -> &'static str {
+    "ok\n"
+}
+
+pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
+    let mut reasons = Vec::new();
+    match app.loaded.get() {
+        None => reasons.push("the directory is being loaded"),
+        Some(loaded) if !loaded.service.view().is_storing() => reasons.push("the store cannot be written"),
+        Some(_) => {}
+    }
+    if app.stopping.is_cancelled() {
+        reasons.push("shutting down");
+    }
+    let ready = reasons.is_empty();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(Readiness { ready, reasons })).into_response()
+}
+
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Failure> {
+    let registry = app
+        .registry
+        .get()
+        .ok_or_else(|| Failure::unavailable("the directory is being loaded"))?;
+    let mut text = String::new();
+    encode(&mut text, registry).map_err(|error| Failure::internal(error.to_string()))?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}

@@ -1,0 +1,93 @@
+//! Moves.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Json as Answer, extract::State, http::StatusCode};
+use protocol::{CommandId, DeviceId, GatewayId};
+use serde::Deserialize;
+
+use super::{
+    App,
+    devices::page,
+    error::Failure,
+    extract::{Actor, Id, Json, Params},
+};
+use crate::{
+    api::{Migration, Migrations, StartMigration},
+    store::MoveFilter,
+};
+
+/// The longest a request waits for a change, in milliseconds.
+const MAX_WAIT_MS: u64 = 30_000;
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Which {
+    #[default]
+    Open,
+    All,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct List {
+    device: Option<DeviceId>,
+    gateway: Option<GatewayId>,
+    #[serde(default)]
+    state: Which,
+    limit: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wait {
+    after_revision: Option<u64>,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Params(list): Params<List>,
+) -> Result<Answer<Migrations>, Failure> {
+    let filter = MoveFilter {
+        device: list.device,
+        gateway: list.gateway,
+        open: matches!(list.state, Which::Open),
+        before: None,
+    };
+    let migrations = app.service()?.migrations(filter, page(list.limit)?).await?;
+    Ok(Answer(Migrations { migrations }))
+}
+
+pub(super) async fn start(
+    State(app): State<Arc<App>>,
+    Actor(actor): Actor,
+    Json(start): Json<StartMigration>,
+) -> Result<(StatusCode, Answer<Migration>), Failure> {
+    Ok((
+        StatusCode::CREATED,
+        Answer(app.service()?.start_migration(start, actor).await?),
+    ))
+}
+
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Id(id): Id<CommandId>,
+    Params(wait): Params<Wait>,
+) -> Result<Answer<Migration>, Failure> {
+    let service = app.service()?;
+    if wait.after_revision.is_none() || wait.wait_ms == 0 {
+        return Ok(Answer(service.migration(id, None, Duration::MAX).await?));
+    }
+    let _permit = app
+        .waiting
+        .try_acquire()
+        .map_err(|_| Failure::unavailable("too many requests are waiting for a change, leave out wait_ms"))?;
+    let time = Duration::from_millis(wait.wait_ms.min(MAX_WAIT_MS));
+    tokio::select! {
+        migration = service.migration(id, wait.after_revision, time) => Ok(Answer(migration?)),
+        // A shutdown is held up by nobody who only waits.
+        () = app.stopping.cancelled() => Ok(Answer(service.migration(id, None, Duration::MAX).await?)),
+    }
+}

@@ -1,0 +1,247 @@
+//! One running registrar: binds, ties the parts together, and takes them down in order.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use broker::{BindError, Broker};
+use prometheus_client::registry::Registry;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bootstrap::Bootstrap,
+    config::{CheckError, Config, Engine},
+    control::{self, Control, View, now},
+    directory::Directory,
+    http::{self, App, Loaded},
+    metrics::Metrics,
+    service::{self, Service},
+    store::{
+        Store, StoreError,
+        committer::{CommitError, CommitMetrics, Committer},
+        folder::OpenError,
+        memory::MemoryStore,
+        sled::SledStore,
+    },
+};
+
+/// Why a registrar does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The configuration is wrong.
+    #[error("configuration: {0}")]
+    Config(#[from] CheckError),
+    /// The data folder cannot be used.
+    #[error("store.data_dir: {0}")]
+    Open(#[from] OpenError),
+    /// What is stored cannot be read.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    /// What is stored cannot be taken up.
+    #[error("store: {0}")]
+    Commit(#[from] CommitError),
+    /// The broker cannot listen.
+    #[error("mqtt.listen: {0}")]
+    Mqtt(#[from] BindError),
+    /// HTTP cannot listen.
+    #[error("http.listen: cannot listen on {address}: {source}")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// A part that runs as long as the registrar ended by itself.
+    #[error("the registrar's {0} ended unexpectedly")]
+    Ended(String),
+}
+
+/// Where a registrar really listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Addresses {
+    /// MQTT.
+    pub mqtt: SocketAddr,
+    /// HTTP.
+    pub http: SocketAddr,
+}
+
+/// A registrar that answers already; [`Server::run`] keeps it up.
+pub struct Server {
+    addresses: Addresses,
+    app: Arc<App>,
+    broker: Broker,
+    committer: Committer,
+    /// The control loop and HTTP; each returns its name.
+    tasks: JoinSet<&'static str>,
+    /// Ends the tasks.
+    last: CancellationToken,
+    shutdown_timeout: Duration,
+}
+
+impl Server {
+    /// Listens for HTTP, loads the directory, and listens for devices.
+    ///
+    /// # Errors
+    /// The configuration, the data folder or an address cannot be used.
+    pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        config.check()?;
+        let address = config.http.listen;
+        let listener = TcpListener::bind(address)
+            .await
+            .and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (http, listener) = listener.map_err(|source| ServerError::Http { address, source })?;
+        let last = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let app = Arc::new(App {
+            loaded: OnceLock::new(),
+            registry: OnceLock::new(),
+            stopping: CancellationToken::new(),
+            max_body: config.http.max_body,
+            waiting: Semaphore::new(config.http.max_waiting),
+        });
+        let (served, stop) = (Arc::clone(&app), last.clone());
+        tasks.spawn(async move {
+            if let Err(error) = http::serve(listener, served, stop).await {
+                tracing::error!(%error, "HTTP failed");
+            }
+            "HTTP listener"
+        });
+
+        let store = open(&config).await?;
+        let started = Instant::now();
+        let (directory, rest) = Directory::load(store.as_ref()).await?;
+        let directory = Arc::new(directory);
+        tracing::info!(
+            devices = directory.len(),
+            gateways = rest.gateways.len(),
+            moves = rest.moves.len(),
+            seconds = started.elapsed().as_secs_f64(),
+            "directory loaded"
+        );
+
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let commit_metrics = CommitMetrics::default();
+        commit_metrics.register(&mut registry);
+        let (committer, commits) = Committer::spawn(Arc::clone(&store), config.store.queue, commit_metrics);
+        let view = Arc::new(View::default());
+        let (sender, events) = mpsc::channel(config.gateways.queue);
+
+        // Everything is in place before the first device can ask, except for the broker to tell gateways with.
+        let broker = Arc::new(OnceLock::<broker::Handle>::new());
+        let publish = Arc::clone(&broker);
+        let parts = control::Parts {
+            directory: Arc::clone(&directory),
+            commits: commits.clone(),
+            view: Arc::clone(&view),
+            metrics: metrics.clone(),
+            publish: Arc::new(move |message| {
+                if let Some(broker) = publish.get() {
+                    broker.publish(message);
+                }
+            }),
+        };
+        let control = Control::restore(config.control(), rest.gateways, rest.moves, parts, now()).await?;
+        let hook = Bootstrap::new(
+            config.bootstrap(),
+            Arc::clone(&directory),
+            Arc::clone(&view),
+            sender.clone(),
+            metrics,
+        );
+        let bound = Broker::bind(config.broker(), Arc::new(hook)).await?;
+        let mqtt = *bound.addresses().first().ok_or(BindError::NoAddress)?;
+        broker.get_or_init(|| bound.handle());
+        bound.register_metrics(&mut registry);
+
+        let stop = last.clone();
+        tasks.spawn(async move {
+            if let Err(error) = control.run(events, stop).await {
+                tracing::error!(%error, "the control loop failed");
+            }
+            "control loop"
+        });
+        let service = Service::new(service::Parts {
+            settings: config.service(),
+            directory,
+            store,
+            commits,
+            view,
+            control: sender,
+        });
+        app.registry.get_or_init(|| registry);
+        app.loaded.get_or_init(|| Loaded { service });
+        let addresses = Addresses { mqtt, http };
+        tracing::info!(%mqtt, %http, data_dir = %config.store.data_dir.display(), "serving");
+        Ok(Self {
+            addresses,
+            app,
+            broker: bound,
+            committer,
+            tasks,
+            last,
+            shutdown_timeout: config.shutdown_timeout,
+        })
+    }
+
+    /// Where it really listens: port 0 is resolved.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Works until `stop` is cancelled, then shuts down: connections first, so that what they said last is still
+    /// written.
+    ///
+    /// # Errors
+    /// A part of it ended by itself; the rest is shut down.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), ServerError> {
+        let ended = tokio::select! {
+            () = stop.cancelled() => None,
+            part = self.tasks.join_next() => Some(part_name(part)),
+        };
+        tracing::info!("shutting down");
+        self.app.stopping.cancel();
+        let deadline = Instant::now() + self.shutdown_timeout;
+        let shutdown = self.broker.shutdown(self.shutdown_timeout).await;
+        tracing::info!(
+            drained = shutdown.drained,
+            cut = shutdown.cut,
+            "connections closed"
+        );
+        self.last.cancel();
+        let rest = async {
+            while self.tasks.join_next().await.is_some() {}
+            self.committer.close().await;
+        };
+        if timeout_at(deadline, rest).await.is_err() {
+            tracing::warn!("not every part ended in time");
+        }
+        ended.map_or(Ok(()), |part| Err(ServerError::Ended(part)))
+    }
+}
+
+async fn open(config: &Config) -> Result<Arc<dyn Store>, ServerError> {
+    if config.store.engine == Engine::Memory {
+        return Ok(Arc::new(MemoryStore::new(config.retention())));
+    }
+    let (folder, sled) = (config.store.data_dir.clone(), config.sled());
+    let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder, sled)).await;
+    let store = opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    Ok(Arc::new(store))
+}
+
+fn part_name(part: Option<Result<&'static str, tokio::task::JoinError>>) -> String {
+    match part {
+        Some(Ok(name)) => name.to_owned(),
+        Some(Err(error)) => format!("task ({error})"),
+        None => "tasks".to_owned(),
+    }
+}
