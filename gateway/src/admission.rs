@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use broker::{Action, Client, Decision, Departure, Hook, Message, QoS, Refusal};
-use jiff::Timestamp;
 use protocol::{
     DeviceId, Topic, is_control_plane,
     message::{Event, Message as _, Migrate, MoveStatus},
 };
 
-use crate::{presence::epoch_of, state::State};
+use crate::{clock, presence::epoch_of, state::State};
 
 /// The longest error text of a device that is passed on, in characters.
 const MAX_ERROR_TEXT: usize = 256;
@@ -49,7 +48,7 @@ impl Admission {
 
 impl Hook for Admission {
     fn admit(&self, client: &Client) -> Result<(), Refusal> {
-        let rejection = match self.state.notices.read().admit(&client.id, Timestamp::now()) {
+        let rejection = match self.state.notices.read().admit(&client.id, clock::now()) {
             Ok(()) => return Ok(()),
             Err(rejection) => rejection,
         };

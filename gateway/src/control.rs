@@ -3,14 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use broker::{Handle, Kick};
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use protocol::message::Command;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission,
+    admission, clock,
     notices::{Effect, Plan},
     state::State,
     store::{Store, StoreError},
@@ -60,14 +59,14 @@ impl Control {
                 () = tokio::time::sleep(STORE_RETRY), if !self.state.store_healthy() => self.retry().await,
                 () = tokio::time::sleep(sleep) => {}
             }
-            let effects = self.state.notices.write().tick(Timestamp::now());
+            let effects = self.state.notices.write().tick(clock::now());
             self.carry_out(effects);
         }
     }
 
     fn until_deadline(&self) -> Duration {
         let deadline = self.state.notices.read().next_deadline();
-        let left = deadline.map(|at| at.duration_since(Timestamp::now()));
+        let left = deadline.map(|at| at.duration_since(clock::now()));
         left.map_or(LONGEST_SLEEP, |left| Duration::try_from(left).unwrap_or_default())
             .min(LONGEST_SLEEP)
     }
@@ -75,10 +74,7 @@ impl Control {
     async fn process(&mut self, commands: Vec<Command>) {
         let state = self.state.clone();
         let connected = |device: &_| state.is_connected(device);
-        let plan = state
-            .notices
-            .write()
-            .plan(&commands, &connected, Timestamp::now());
+        let plan = state.notices.write().plan(&commands, &connected, clock::now());
         let count = commands.len() as u64;
         let (plan, written) = self.write(plan).await;
         match written {

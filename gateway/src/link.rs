@@ -6,11 +6,11 @@
 mod backoff;
 mod connection;
 mod payloads;
+mod refusal;
 
 use std::{sync::Arc, time::Duration};
 
 use broker::Handle;
-use jiff::Timestamp;
 use protocol::{
     Endpoint, GatewayId,
     message::{Command, GatewayState, GatewayStatus, VERSION},
@@ -22,7 +22,10 @@ use self::{
     backoff::Backoff,
     connection::{Connection, LinkError},
 };
-use crate::state::{LinkStatus, State};
+use crate::{
+    clock,
+    state::{LinkStatus, State},
+};
 
 /// What the link needs to know.
 #[derive(Clone, Debug)]
@@ -58,7 +61,7 @@ impl Config {
             capacity: Some(self.capacity),
             connected,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            at: Timestamp::now(),
+            at: clock::now(),
         }
     }
 }
@@ -82,7 +85,11 @@ impl Link {
         let mut backoff = Backoff::new(least, most);
         loop {
             self.state.metrics.link_attempts.inc();
-            let ended = self.attempt(&cancel, &mut backoff).await;
+            let started = tokio::time::Instant::now();
+            let ended = self.attempt(&cancel).await;
+            if started.elapsed() > most {
+                backoff.reset();
+            }
             self.state.events.close();
             self.state.metrics.registrar_connected.set(0);
             match ended {
@@ -96,7 +103,7 @@ impl Link {
         }
     }
 
-    async fn attempt(&self, cancel: &CancellationToken, backoff: &mut Backoff) -> Result<(), LinkError> {
+    async fn attempt(&self, cancel: &CancellationToken) -> Result<(), LinkError> {
         let connecting = Connection::open(self);
         let mut connection = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
@@ -104,7 +111,6 @@ impl Link {
                 connection.map_err(|_| LinkError::Timeout)??
             }
         };
-        backoff.reset();
         self.set_status(true, None);
         self.state.metrics.registrar_connected.set(1);
         tracing::info!(peer = %self.config.registrar, "connected to the registrar");
@@ -127,7 +133,7 @@ impl Link {
         let news = self.set_status(false, Some(text.clone()));
         let peer = &self.config.registrar;
         match error {
-            LinkError::Refused(_) if news => {
+            LinkError::Refused { .. } if news => {
                 tracing::error!(%peer, error = text, "the registrar refuses this gateway")
             }
             _ if news => {

@@ -33,7 +33,7 @@ fn moved(id: &str, server: Option<Endpoint>) -> (DeviceId, Entry) {
     let entry = Entry {
         epoch: Epoch::new(4),
         command: CommandId::new(Uuid::now_v7()),
-        at: Timestamp::now(),
+        at: clock::now(),
         standing: Standing::Moved { server },
     };
     (id.parse().unwrap(), entry)
@@ -57,7 +57,7 @@ fn notified(ids: &[&str]) -> Admission {
         .collect();
     {
         let mut notices = admission.state.notices.write();
-        let plan = notices.plan(&commands, &|_| false, Timestamp::now());
+        let plan = notices.plan(&commands, &|_| false, clock::now());
         notices.commit(plan, &|_| false);
     }
     admission

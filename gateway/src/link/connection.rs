@@ -6,12 +6,15 @@ use protocol::{
 };
 use rumqttc::v5::{
     AsyncClient, ConnectionError, Event as ClientEvent, EventLoop, Incoming, MqttOptions,
-    mqttbytes::{QoS, v5::LastWill},
+    mqttbytes::{
+        QoS,
+        v5::{LastWill, PubAckReason},
+    },
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use uuid::Uuid;
 
-use super::{Link, payloads};
+use super::{Link, payloads, refusal};
 use crate::events::Outgoing;
 
 /// Messages on their way to the registrar at one time.
@@ -30,8 +33,16 @@ const HEADER: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The registrar does not take this gateway.
-    #[error("refused with {0}: another process may run as this gateway, see the registrar's log")]
-    Refused(String),
+    #[error("refused with {code}: {reason}")]
+    Refused {
+        /// The reason code.
+        code: String,
+        /// The same for people.
+        reason: String,
+    },
+    /// The registrar did not take a message.
+    #[error("the registrar refused a message with {0}")]
+    Unheard(String),
     /// The attempt took too long.
     #[error("timed out")]
     Timeout,
@@ -46,7 +57,10 @@ pub enum LinkError {
 impl From<ConnectionError> for LinkError {
     fn from(error: ConnectionError) -> Self {
         match error {
-            ConnectionError::ConnectionRefused(code) => Self::Refused(format!("{code:?}")),
+            ConnectionError::ConnectionRefused(code) => Self::Refused {
+                code: format!("{code:?}"),
+                reason: "the registrar gives no reason".to_owned(),
+            },
             other => Self::Connection(Box::new(other)),
         }
     }
@@ -81,7 +95,8 @@ impl Drop for Connection<'_> {
 impl<'a> Connection<'a> {
     /// Connects and waits for CONNACK.
     pub(super) async fn open(link: &'a Link) -> Result<Self, LinkError> {
-        let (client, event_loop) = AsyncClient::new(options(link), REQUESTS);
+        let options = options(link);
+        let (client, event_loop) = AsyncClient::new(options.clone(), REQUESTS);
         let (sender, incoming) = mpsc::channel(INCOMING);
         let mut connection = Self {
             link,
@@ -92,8 +107,14 @@ impl<'a> Connection<'a> {
             outbox: VecDeque::new(),
         };
         loop {
-            if let ClientEvent::Incoming(Incoming::ConnAck(_)) = connection.receive().await? {
-                return Ok(connection);
+            match connection.receive().await {
+                Ok(ClientEvent::Incoming(Incoming::ConnAck(_))) => return Ok(connection),
+                Ok(_) => {}
+                Err(LinkError::Refused { code, reason }) => {
+                    let reason = refusal::reason(&options).await.unwrap_or(reason);
+                    return Err(LinkError::Refused { code, reason });
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -104,14 +125,14 @@ impl<'a> Connection<'a> {
         self.client
             .try_subscribe(topic.to_string(), QoS::AtLeastOnce)
             .map_err(|_| LinkError::Ended)?;
-        let mut interval = tokio::time::interval(self.link.config.status_interval);
+        self.push_status(GatewayState::Online);
+        let period = self.link.config.status_interval;
+        let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.flush()?;
-            // Biased towards the status, so that it leads the snapshot; both wait for room in the outbox.
             let room = self.outbox.is_empty();
             tokio::select! {
-                biased;
                 event = self.incoming.recv() => self.handle(event.ok_or(LinkError::Ended)??)?,
                 _ = interval.tick(), if room => self.push_status(GatewayState::Online),
                 outgoing = self.link.state.events.next(), if room => self.push_outgoing(outgoing),
@@ -126,7 +147,7 @@ impl<'a> Connection<'a> {
         while !self.outbox.is_empty() || self.in_flight > 0 {
             self.flush()?;
             let event = self.receive().await?;
-            self.acknowledge(&event);
+            self.acknowledge(&event)?;
         }
         self.client.try_disconnect().map_err(|_| LinkError::Ended)?;
         // The library ends its loop once the goodbye is written.
@@ -139,7 +160,7 @@ impl<'a> Connection<'a> {
     }
 
     fn handle(&mut self, event: ClientEvent) -> Result<(), LinkError> {
-        self.acknowledge(&event);
+        self.acknowledge(&event)?;
         match event {
             ClientEvent::Incoming(Incoming::Publish(publish)) => self.command(&publish.payload),
             ClientEvent::Incoming(Incoming::Disconnect(_)) => return Err(LinkError::Ended),
@@ -148,9 +169,15 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    fn acknowledge(&mut self, event: &ClientEvent) {
-        if let ClientEvent::Incoming(Incoming::PubAck(_)) = event {
-            self.in_flight = self.in_flight.saturating_sub(1);
+    /// What the registrar refuses is not lost: a new connection starts with the status and a snapshot.
+    fn acknowledge(&mut self, event: &ClientEvent) -> Result<(), LinkError> {
+        let ClientEvent::Incoming(Incoming::PubAck(ack)) = event else {
+            return Ok(());
+        };
+        self.in_flight = self.in_flight.saturating_sub(1);
+        match ack.reason {
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
+            reason => Err(LinkError::Unheard(format!("{reason:?}"))),
         }
     }
 

@@ -1,9 +1,11 @@
-use jiff::Timestamp;
 use protocol::{CommandId, Epoch, message::MoveReason};
 use uuid::Uuid;
 
 use super::*;
-use crate::notices::{Clear, Notice, Standing};
+use crate::{
+    clock,
+    notices::{Clear, Notice, Standing},
+};
 
 fn gateway() -> GatewayId {
     "gw-a".parse().unwrap()
@@ -17,7 +19,7 @@ fn entry(standing: Standing) -> Entry {
     Entry {
         epoch: Epoch::new(7),
         command: CommandId::new(Uuid::now_v7()),
-        at: Timestamp::now(),
+        at: clock::now(),
         standing,
     }
 }
@@ -26,7 +28,7 @@ fn standings() -> Vec<Standing> {
     let notice = Notice {
         reason: MoveReason::Drain,
         spread_ms: 5,
-        deadline: Timestamp::now(),
+        deadline: clock::now(),
         server: Some("mqtt://[::1]:1".parse().unwrap()),
         clear: None,
     };

@@ -1,0 +1,168 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use broker::{Action, Broker, Client, Decision, Departure, Hook, Message, QoS, Refusal};
+use protocol::{
+    Endpoint, Topic,
+    message::{Command, Commands, Event, Events, GatewayStatus, Instruction, Message as _, VERSION},
+};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::{id, within};
+
+/// A bootstrap broker that notes what a gateway says.
+pub struct Registrar {
+    broker: Option<Broker>,
+    hook: Arc<Listening>,
+    heard: mpsc::UnboundedReceiver<Heard>,
+}
+
+/// What a gateway said.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Heard {
+    Status(GatewayStatus),
+    Event(Event),
+}
+
+struct Listening {
+    heard: mpsc::UnboundedSender<Heard>,
+    refusing: AtomicBool,
+}
+
+impl Registrar {
+    pub async fn start() -> Self {
+        let (sender, heard) = mpsc::unbounded_channel();
+        let hook = Arc::new(Listening {
+            heard: sender,
+            refusing: AtomicBool::new(false),
+        });
+        let mut registrar = Self {
+            broker: None,
+            hook,
+            heard,
+        };
+        registrar.listen("127.0.0.1:0").await;
+        registrar
+    }
+
+    async fn listen(&mut self, address: &str) {
+        let config = broker::Config {
+            listen: vec![address.parse().unwrap()],
+            ..broker::Config::default()
+        };
+        self.broker = Some(Broker::bind(config, self.hook.clone()).await.unwrap());
+    }
+
+    fn broker(&self) -> &Broker {
+        self.broker.as_ref().unwrap()
+    }
+
+    pub fn url(&self) -> Endpoint {
+        format!("mqtt://{}", self.broker().addresses()[0])
+            .parse()
+            .unwrap()
+    }
+
+    pub fn refuse(&self, refusing: bool) {
+        self.hook.refusing.store(refusing, Ordering::Relaxed);
+    }
+
+    /// Goes down and comes back at the same address.
+    pub async fn restart(&mut self) {
+        let address = self.broker().addresses()[0].to_string();
+        let broker = self.broker.take().unwrap();
+        within(broker.shutdown(std::time::Duration::from_secs(1))).await;
+        self.listen(&address).await;
+    }
+
+    /// Sends one command.
+    pub fn command(&self, instruction: Instruction) {
+        let commands = Commands {
+            v: VERSION,
+            commands: vec![Command {
+                command: protocol::CommandId::new(Uuid::now_v7()),
+                instruction,
+            }],
+        };
+        self.payload(commands.to_payload());
+    }
+
+    pub fn payload(&self, payload: Vec<u8>) {
+        self.broker().handle().publish(Message {
+            topic: Topic::GatewayCommands(id()).to_string(),
+            payload: payload.into(),
+            qos: QoS::AtLeastOnce,
+            ..Message::default()
+        });
+    }
+
+    /// Waits for a message that answers the question, passing over others.
+    pub async fn hears<T>(&mut self, mut is: impl FnMut(&Heard) -> Option<T>) -> T {
+        within(async {
+            loop {
+                let heard = self.heard.recv().await.unwrap();
+                if let Some(found) = is(&heard) {
+                    return found;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Waits for an event.
+    pub async fn event<T>(&mut self, mut is: impl FnMut(&Event) -> Option<T>) -> T {
+        self.hears(|heard| match heard {
+            Heard::Event(event) => is(event),
+            Heard::Status(_) => None,
+        })
+        .await
+    }
+
+    /// Waits for the snapshot that leads a connection.
+    pub async fn snapshot(&mut self) -> protocol::message::Snapshot {
+        self.event(|event| match event {
+            Event::Snapshot(part) => Some(part.clone()),
+            _ => None,
+        })
+        .await
+    }
+}
+
+impl Hook for Listening {
+    fn admit(&self, _client: &Client) -> Result<(), Refusal> {
+        if self.refusing.load(Ordering::Relaxed) {
+            return Err(Refusal::NotAuthorized("another process holds gw-a".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn connected(&self, _client: &Client) {}
+
+    fn disconnected(&self, _client: &Client, _departure: Departure) {}
+
+    fn authorize(&self, _client: &Client, _action: Action<'_>) -> bool {
+        true
+    }
+
+    fn publish(&self, _client: &Client, message: &Message) -> Decision {
+        match Topic::parse(&message.topic) {
+            Ok(Topic::GatewayStatus(_)) => {
+                assert!(message.retain);
+                let status = GatewayStatus::from_payload(&message.payload).unwrap();
+                self.heard.send(Heard::Status(status)).ok();
+            }
+            Ok(Topic::GatewayEvents(_)) => {
+                for event in Events::from_payload(&message.payload).unwrap().events {
+                    self.heard.send(Heard::Event(event)).ok();
+                }
+            }
+            _ => return Decision::Refuse,
+        }
+        Decision::Accept
+    }
+
+    fn retained(&self, _filter: &str, _after: Option<&str>, _each: &mut dyn FnMut(Message) -> bool) {}
+}

@@ -1,0 +1,278 @@
+//! A gateway, its registrar and its devices, over real connections.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Client, Gateway, Registrar, config, until, within};
+use homeport_gateway::{Server, ServerError};
+use protocol::{
+    Epoch,
+    message::{Event, GatewayState, HeldState, Instruction, Message, Migrate, MoveReason},
+};
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode};
+
+const SERVER: &str = "mqtt://127.0.0.1:1885";
+const LONG: u64 = 600_000;
+
+fn notify(device: &str, epoch: u64, grace_ms: u64) -> Instruction {
+    Instruction::Notify {
+        device: device.parse().unwrap(),
+        epoch: Epoch::new(epoch),
+        reason: MoveReason::Operator,
+        grace_ms,
+        spread_ms: 0,
+        server: Some(SERVER.parse().unwrap()),
+    }
+}
+
+fn clear(device: &str, epoch: u64) -> Instruction {
+    Instruction::Clear {
+        device: device.parse().unwrap(),
+        epoch: Epoch::new(epoch),
+    }
+}
+
+fn admit(device: &str, epoch: u64) -> Instruction {
+    Instruction::Admit {
+        device: device.parse().unwrap(),
+        epoch: Epoch::new(epoch),
+    }
+}
+
+fn noticed(event: &Event) -> Option<()> {
+    matches!(event, Event::Noticed { .. }).then_some(())
+}
+
+fn cleared(event: &Event) -> Option<()> {
+    matches!(event, Event::Cleared { .. }).then_some(())
+}
+
+fn connected(event: &Event) -> Option<Option<Epoch>> {
+    match event {
+        Event::Connected { epoch, .. } => Some(*epoch),
+        _ => None,
+    }
+}
+
+async fn refusal(gateway: &Gateway, id: &str) -> Option<String> {
+    let (_, connack) = Client::knock(gateway.addresses.mqtt, id, None).await;
+    match connack.code {
+        ConnectReturnCode::Success => None,
+        ConnectReturnCode::ServerMoved => Some(
+            connack
+                .properties
+                .and_then(|p| p.server_reference)
+                .unwrap_or_default(),
+        ),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn it_introduces_itself_with_status_and_snapshot_and_says_goodbye() {
+    let (mut registrar, data) = (Registrar::start().await, tempfile::tempdir().unwrap());
+    let gateway = Gateway::start(config(&registrar.url(), data.path())).await;
+    let status = registrar
+        .hears(|heard| match heard {
+            common::Heard::Status(status) => Some(status.clone()),
+            common::Heard::Event(_) => panic!("the status comes first"),
+        })
+        .await;
+    assert_eq!(
+        (status.gateway, status.state),
+        (common::id(), GatewayState::Online)
+    );
+    let listening = format!("mqtt://{}", gateway.addresses.mqtt).parse().unwrap();
+    assert_eq!(status.endpoints, [listening]);
+    let snapshot = registrar.snapshot().await;
+    assert!(snapshot.last && snapshot.connected.is_empty() && snapshot.held.is_empty());
+    let ready = gateway.page("/readyz").await;
+    assert!(
+        ready.starts_with("HTTP/1.1 200") && ready.contains(r#""connected":true"#),
+        "{ready}"
+    );
+    let metrics = gateway.page("/metrics").await;
+    assert!(
+        metrics.contains("gateway_registrar_connected 1") && metrics.contains("broker_"),
+        "{metrics}"
+    );
+    gateway.stop().await;
+    registrar
+        .hears(|heard| match heard {
+            common::Heard::Status(status) => (status.state == GatewayState::Offline).then_some(()),
+            common::Heard::Event(_) => None,
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_notice_is_seen_live_and_retained_until_the_device_left() {
+    let (mut registrar, data) = (Registrar::start().await, tempfile::tempdir().unwrap());
+    let gateway = Gateway::start(config(&registrar.url(), data.path())).await;
+    registrar.snapshot().await;
+    let (mut device, _) = Client::knock(gateway.addresses.mqtt, "dev-1", Some(1)).await;
+    assert_eq!(registrar.event(connected).await, Some(Epoch::new(1)));
+    device.subscribe("ctrl/dev-1/migrate").await;
+
+    registrar.command(notify("dev-1", 2, LONG));
+    registrar.event(noticed).await;
+    let (topic, payload, retain) = device.message().await;
+    let migrate = Migrate::from_payload(&payload).unwrap();
+    assert_eq!(
+        (topic.as_str(), retain, migrate.epoch),
+        ("ctrl/dev-1/migrate", false, Epoch::new(2))
+    );
+
+    let mut person = Client::connect(gateway.addresses.mqtt, "a/person").await;
+    person.subscribe("ctrl/#").await;
+    assert_eq!(person.message().await, (topic.clone(), payload, true));
+
+    registrar.command(clear("dev-1", 2));
+    registrar.command(notify("dev-2", 2, LONG));
+    registrar.event(noticed).await;
+    assert_eq!(
+        person.message().await.0,
+        "ctrl/dev-2/migrate",
+        "dev-1's notice waits for it to leave"
+    );
+    drop(device);
+    registrar.event(cleared).await;
+    assert_eq!(person.message().await, (topic, Vec::new(), false));
+    assert_eq!(refusal(&gateway, "dev-1").await.as_deref(), Some(SERVER));
+    registrar.command(admit("dev-1", 3));
+    until(|| async { refusal(&gateway, "dev-1").await.is_none() }).await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_that_ignores_its_notice_is_disconnected_and_refused() {
+    let (mut registrar, data) = (Registrar::start().await, tempfile::tempdir().unwrap());
+    let gateway = Gateway::start(config(&registrar.url(), data.path())).await;
+    registrar.snapshot().await;
+    let mut device = Client::connect(gateway.addresses.mqtt, "dev-9").await;
+    registrar.event(connected).await;
+    registrar.command(notify("dev-9", 2, 50));
+    let goodbye = device.disconnected().await;
+    assert_eq!(goodbye.reason_code, DisconnectReasonCode::ServerMoved);
+    assert_eq!(refusal(&gateway, "dev-9").await.as_deref(), Some(SERVER));
+    registrar
+        .event(|event| matches!(event, Event::Rejected { .. }).then_some(()))
+        .await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_loses_neither_notice_nor_rejection() {
+    let (mut registrar, data) = (Registrar::start().await, tempfile::tempdir().unwrap());
+    let gateway = Gateway::start(config(&registrar.url(), data.path())).await;
+    registrar.snapshot().await;
+    registrar.command(notify("sleeper", 2, LONG));
+    registrar.command(notify("late", 2, 0));
+    registrar.command(clear("gone", 2));
+    registrar.event(cleared).await;
+    gateway.stop().await;
+
+    let gateway = Gateway::start(config(&registrar.url(), data.path())).await;
+    let mut held = registrar.snapshot().await.held;
+    held.sort_by(|a, b| a.device.cmp(&b.device));
+    let states: Vec<_> = held
+        .iter()
+        .map(|held| (held.device.as_str(), held.state))
+        .collect();
+    assert_eq!(
+        states,
+        [
+            ("gone", HeldState::Moved),
+            ("late", HeldState::Published),
+            ("sleeper", HeldState::Published)
+        ]
+    );
+    let mut sleeper = Client::connect(gateway.addresses.mqtt, "sleeper").await;
+    sleeper.subscribe("ctrl/sleeper/#").await;
+    let (topic, _, retain) = sleeper.message().await;
+    assert_eq!((topic.as_str(), retain), ("ctrl/sleeper/migrate", true));
+    assert_eq!(refusal(&gateway, "late").await.as_deref(), Some(SERVER));
+    assert_eq!(refusal(&gateway, "gone").await.as_deref(), Some(""));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_registrar_devices_are_served_and_a_snapshot_leads_the_way_back() {
+    let (mut registrar, data) = (Registrar::start().await, tempfile::tempdir().unwrap());
+    let gateway = Gateway::start(config(&registrar.url(), data.path())).await;
+    registrar.snapshot().await;
+    let mut device = Client::connect(gateway.addresses.mqtt, "dev-1").await;
+    registrar.event(connected).await;
+    registrar.restart().await;
+    assert_eq!(registrar.snapshot().await.connected.len(), 1);
+    device.subscribe("data/#").await;
+    registrar.payload(b"not JSON".to_vec());
+    registrar.command(Instruction::Resync);
+    registrar.snapshot().await;
+    assert!(
+        gateway
+            .page("/metrics")
+            .await
+            .contains("gateway_bad_commands_total 1")
+    );
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_registrar_that_refuses_is_quoted() {
+    let (mut registrar, data) = (Registrar::start().await, tempfile::tempdir().unwrap());
+    registrar.refuse(true);
+    let gateway = Gateway::start(config(&registrar.url(), data.path())).await;
+    until(|| async {
+        let ready = gateway.page("/readyz").await;
+        assert!(ready.starts_with("HTTP/1.1 200"), "it serves devices");
+        ready.contains("another process holds gw-a")
+    })
+    .await;
+    registrar.refuse(false);
+    registrar.snapshot().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_reports_its_move() {
+    let (mut registrar, data) = (Registrar::start().await, tempfile::tempdir().unwrap());
+    let gateway = Gateway::start(config(&registrar.url(), data.path())).await;
+    registrar.snapshot().await;
+    let mut device = Client::connect(gateway.addresses.mqtt, "dev-1").await;
+    let golden = include_bytes!("../../protocol/golden/v1/move-status.json");
+    device.publish("ctrl/dev-1/status", golden).await;
+    registrar
+        .event(|event| matches!(event, Event::Reported { error: Some(_), .. }).then_some(()))
+        .await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_of_starting_is_named() {
+    let (registrar, data) = (Registrar::start().await, tempfile::tempdir().unwrap());
+    let taken = config(&registrar.url(), data.path());
+    let gateway = Gateway::start(taken.clone()).await;
+    let locked = within(Server::bind(taken.clone())).await;
+    assert!(matches!(locked, Err(ServerError::Store(_))));
+    let other = tempfile::tempdir().unwrap();
+    let mut config = config(&registrar.url(), other.path());
+    config.mqtt.listen = gateway.addresses.mqtt;
+    let error = within(Server::bind(config.clone())).await.err().unwrap();
+    assert!(
+        error
+            .to_string()
+            .starts_with("mqtt.listen: cannot listen on 127.0.0.1:"),
+        "{error}"
+    );
+    config.http.listen = gateway.addresses.http;
+    let error = within(Server::bind(config)).await.err().unwrap();
+    assert!(
+        error
+            .to_string()
+            .starts_with("http.listen: cannot listen on 127.0.0.1:"),
+        "{error}"
+    );
+    gateway.stop().await;
+}
