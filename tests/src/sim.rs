@@ -1,0 +1,105 @@
+//! A simulation: the real cores of the agent, the directory, the moves, the gateways and the notices, wired over a
+//! network that loses, reorders and repeats, with nodes that crash, in virtual time.
+//!
+//! What surrounds the cores (sockets, disks, loops) is played here, as hostile as the contract allows. Links between
+//! two nodes deliver in order until they break, as MQTT over TCP does, and each end learns of that on its own time;
+//! questions and answers may be lost, overtake each other and arrive twice. A node that crashes keeps what its disk
+//! has. After some time of faults and of an operator who assigns, moves, imports and removes, everything is repaired;
+//! then every device must come home and nothing may be left behind. [`run`] is deterministic in its seed.
+
+mod device;
+mod faults;
+mod gateway;
+mod invariants;
+mod net;
+mod operator;
+mod registrar;
+mod world;
+
+use std::fmt;
+
+pub use operator::Action;
+
+/// A way to break the system on purpose, to see that the simulation notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// The registrar acknowledges an assignment before it is durable.
+    AcknowledgeEarly,
+    /// A changed assignment keeps its epoch.
+    ReuseEpochs,
+    /// Gateways obey a repeated command of an old epoch as if it were new.
+    IgnoreEpochs,
+    /// Gateways never say what they hold.
+    NoSnapshots,
+    /// A gateway answers before its notices are on disk.
+    AnswerEarly,
+    /// Devices ask again at once when a question has failed.
+    Impatient,
+}
+
+/// What went wrong in a run, and how it came to it.
+#[derive(Debug)]
+pub struct Failure {
+    /// The run's seed.
+    pub seed: u64,
+    /// What does not hold.
+    pub violation: String,
+    /// What happened, line by line.
+    pub trace: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.trace {
+            writeln!(f, "{line}")?;
+        }
+        write!(f, "seed {}: {}", self.seed, self.violation)
+    }
+}
+
+/// What a run went through; sums tell whether the faults were met at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Events simulated.
+    pub events: u64,
+    /// Crashes of nodes.
+    pub crashes: u64,
+    /// Links broken.
+    pub breaks: u64,
+    /// Changes acknowledged to the operator.
+    pub changes: u64,
+    /// Moves done.
+    pub done: u64,
+    /// Moves superseded.
+    pub superseded: u64,
+    /// Devices turned away by a gateway.
+    pub rejected: u64,
+    /// Commands, notices and answers ignored because of their epoch.
+    pub stale: u64,
+}
+
+impl std::ops::AddAssign for Summary {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.crashes += other.crashes;
+        self.breaks += other.breaks;
+        self.changes += other.changes;
+        self.done += other.done;
+        self.superseded += other.superseded;
+        self.rejected += other.rejected;
+        self.stale += other.stale;
+    }
+}
+
+/// Simulates one seed. A failure is simulated once more to tell its story.
+///
+/// # Errors
+/// An invariant does not hold.
+pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<Summary, Box<Failure>> {
+    world::World::new(seed, sabotage, false).run().map_err(|first| {
+        match world::World::new(seed, sabotage, true).run() {
+            Err(told) => told,
+            Ok(_) => first,
+        }
+    })
+}

@@ -1,0 +1,139 @@
+//! What must hold at every moment, and the memory it takes to see that.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use protocol::{CommandId, DeviceId, Epoch, GatewayId};
+use registrar::{
+    api::MigrationState,
+    store::record::{DeviceRecord, MoveRecord},
+};
+
+/// The shortest wait between a failed question and the next.
+const MIN_WAIT: Duration = Duration::from_secs(1);
+
+/// What is known of a device's questions in its present life.
+#[derive(Default)]
+struct Questions {
+    open: Option<String>,
+    failed_at: Option<Duration>,
+}
+
+/// What was seen, to compare with what comes.
+#[derive(Default)]
+pub struct Ledger {
+    acknowledged: BTreeMap<DeviceId, DeviceRecord>,
+    answered: BTreeMap<DeviceId, Epoch>,
+    held: BTreeMap<DeviceId, Epoch>,
+    notices: BTreeMap<(usize, DeviceId), Epoch>,
+    moves: BTreeMap<CommandId, (MigrationState, u64)>,
+    questions: BTreeMap<DeviceId, Questions>,
+    violation: Option<String>,
+}
+
+impl Ledger {
+    /// Notes what does not hold; the first counts.
+    pub fn violated(&mut self, what: impl Into<String>) {
+        self.violation.get_or_insert(what.into());
+    }
+
+    pub fn violation(&self) -> Option<&str> {
+        self.violation.as_deref()
+    }
+
+    /// The operator was told that this is done.
+    pub fn acknowledged(&mut self, device: &DeviceId, record: &DeviceRecord) {
+        let before = self.acknowledged.insert(device.clone(), record.clone());
+        if before.is_some_and(|before| before.epoch >= record.epoch) {
+            self.violated(format!("{device}: epoch {} was acknowledged before", record.epoch));
+        }
+    }
+
+    /// The registrar has started with these rows.
+    pub fn restarted(&mut self, rows: &BTreeMap<DeviceId, DeviceRecord>) {
+        let lost = self.acknowledged.iter().find(|(device, record)| {
+            rows.get(*device).is_none_or(|row| row.epoch < record.epoch || row.epoch == record.epoch && row != *record)
+        });
+        if let Some((device, record)) = lost {
+            let what = format!("{device}: the acknowledged assignment to {} is lost", record.gateway);
+            self.violated(what);
+        }
+    }
+
+    /// The registrar answers a query.
+    pub fn answers(&mut self, device: &DeviceId, gateway: &GatewayId, epoch: Epoch) {
+        let before = self.answered.insert(device.clone(), epoch);
+        if before.is_some_and(|before| before > epoch) {
+            self.violated(format!("{device}: the directory's epoch went back to {epoch}"));
+        }
+        let acknowledged = self.acknowledged.get(device);
+        let overruled = acknowledged.filter(|record| {
+            epoch < record.epoch || epoch == record.epoch && (record.removed || record.gateway != *gateway)
+        });
+        if let Some(record) = overruled {
+            let what = format!("{device}: answered {gateway} (epoch {epoch}), acknowledged was {}", record.gateway);
+            self.violated(what);
+        }
+    }
+
+    /// A device acts on an assignment.
+    pub fn acts_on(&mut self, device: &DeviceId, epoch: Epoch) {
+        let before = self.held.insert(device.clone(), epoch);
+        if before.is_some_and(|before| before > epoch) {
+            self.violated(format!("{device} acts on epoch {epoch} after a higher one"));
+        }
+    }
+
+    /// A gateway has this epoch on disk for a device.
+    pub fn notes(&mut self, gateway: usize, device: &DeviceId, epoch: Epoch) {
+        let before = self.notices.insert((gateway, device.clone()), epoch);
+        if before.is_some_and(|before| before > epoch) {
+            self.violated(format!("gateway {gateway} went back to epoch {epoch} of {device}"));
+        }
+    }
+
+    /// A gateway has forgotten a device, as the oldest.
+    pub fn forgets(&mut self, gateway: usize, device: &DeviceId) {
+        self.notices.remove(&(gateway, device.clone()));
+    }
+
+    /// A record of a move is on disk.
+    pub fn persists(&mut self, record: &MoveRecord) {
+        let now = (record.state, record.revision);
+        let before = self.moves.insert(record.id, now);
+        if before.is_some_and(|before| before.0 > now.0 || before.1 >= now.1 || closed(before.0)) {
+            self.violated(format!("the move of {} went back: {before:?}, then {now:?}", record.device));
+        }
+    }
+
+    /// A device asks.
+    pub fn asks(&mut self, device: &DeviceId, rid: &str, now: Duration) {
+        let questions = self.questions.entry(device.clone()).or_default();
+        let second = questions.open.replace(rid.to_owned()).is_some();
+        let hasty = questions.failed_at.is_some_and(|failed| now < failed + MIN_WAIT);
+        if second {
+            self.violated(format!("{device} asks while a question is open"));
+        }
+        if hasty {
+            self.violated(format!("{device} asks again in less than {MIN_WAIT:?} after a failure"));
+        }
+    }
+
+    /// The question is over.
+    pub fn ends_question(&mut self, device: &DeviceId) {
+        self.questions.entry(device.clone()).or_default().open = None;
+    }
+
+    /// The question led to nothing.
+    pub fn ask_failed(&mut self, device: &DeviceId, now: Duration) {
+        self.questions.entry(device.clone()).or_default().failed_at = Some(now);
+    }
+
+    /// The device has crashed, and with it its questions.
+    pub fn device_crashed(&mut self, device: &DeviceId) {
+        self.questions.remove(device);
+    }
+}
+
+fn closed(state: MigrationState) -> bool {
+    matches!(state, MigrationState::Done | MigrationState::Superseded)
+}

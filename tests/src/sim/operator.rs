@@ -1,0 +1,35 @@
+//! What the operator does.
+
+use protocol::{DeviceId, GatewayId};
+use rand::{Rng, rngs::SmallRng};
+
+/// One change the operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Assigns a device; another gateway than before is a move.
+    Assign(DeviceId, GatewayId),
+    /// Changes an assignment by an import, which makes no move of it.
+    Import(DeviceId, GatewayId),
+    /// Removes a device.
+    Remove(DeviceId),
+}
+
+impl Action {
+    /// The device it is about.
+    pub fn device(&self) -> &DeviceId {
+        match self {
+            Self::Assign(device, _) | Self::Import(device, _) | Self::Remove(device) => device,
+        }
+    }
+
+    /// Any action on one of these.
+    pub(super) fn any(rng: &mut SmallRng, devices: &[DeviceId], gateways: &[GatewayId]) -> Self {
+        let device = devices[rng.random_range(0..devices.len())].clone();
+        let gateway = gateways[rng.random_range(0..gateways.len())].clone();
+        match rng.random_range(0..20) {
+            0 => Self::Remove(device),
+            1..3 => Self::Import(device, gateway),
+            _ => Self::Assign(device, gateway),
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! The registrar: the real directory, gateways' and moves' cores around a disk that is a map.
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use protocol::{
+    CommandId, DeviceId, Endpoint, Epoch, GatewayId,
+    message::{Answer, Assigned, Command, ErrorCode, GatewayRef, GatewayState, GatewayStatus, Instruction, MoveReason, Outcome, Query, VERSION},
+};
+use registrar::{
+    api::{MigrationState, Step},
+    directory::Directory,
+    gateways::{self, Gateways},
+    moves::{self, Assignment, Moves},
+    store::record::{DeviceRecord, GatewayRecord, MoveRecord, MoveSource},
+};
+
+use super::{
+    Action, Sabotage,
+    net::{End, Event, Life, LinkNo, Net, Node, Packet},
+};
+
+pub const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(8);
+const RESEND_AFTER: Duration = Duration::from_secs(5);
+const TTL_S: u64 = 300;
+const RETRY_AFTER_MS: u64 = 20_000;
+
+/// What survives a crash.
+#[derive(Default)]
+pub struct Disk {
+    pub devices: BTreeMap<DeviceId, DeviceRecord>,
+    gateways: BTreeMap<GatewayId, GatewayRecord>,
+    pub moves: BTreeMap<CommandId, MoveRecord>,
+    ids: Cell<u64>,
+}
+
+/// What waits for the loop.
+enum Input {
+    Gateway(gateways::Input),
+    Move(moves::Input),
+}
+
+/// The registrar, running or not.
+#[derive(Default)]
+pub struct Registrar {
+    pub disk: Disk,
+    life: u64,
+    pub running: Option<Running>,
+}
+
+/// What a crash takes with it.
+pub struct Running {
+    life: Life,
+    directory: Directory,
+    gateways: Gateways,
+    pub moves: Moves,
+    /// Who is connected to the bootstrap broker: the newest link of each gateway, and its status if it sent one.
+    links: BTreeMap<GatewayId, (LinkNo, Option<GatewayStatus>)>,
+    waiting: VecDeque<Input>,
+    committing: VecDeque<Action>,
+}
+
+struct Surroundings<'a> {
+    directory: &'a Directory,
+    gateways: &'a Gateways,
+    ids: &'a Cell<u64>,
+}
+
+impl moves::World for Surroundings<'_> {
+    fn assignment(&self, device: &DeviceId) -> Option<Assignment> {
+        let row = self.directory.row(device.as_str())?;
+        let id = |number| self.directory.gateway(number);
+        Some(Assignment {
+            gateway: row.gateway().filter(|_| row.is_assigned()).map(id),
+            epoch: row.epoch(),
+            connected: row.seen().map(id),
+        })
+    }
+
+    fn connected_on(&self, gateway: &GatewayId) -> Vec<DeviceId> {
+        let mut devices = self.directory.seen_on(self.directory.number(gateway));
+        devices.sort_unstable();
+        devices
+    }
+
+    fn is_online(&self, gateway: &GatewayId) -> bool {
+        self.gateways.get(gateway).is_some_and(gateways::Gateway::is_online)
+    }
+
+    fn endpoint(&self, gateway: &GatewayId) -> Option<Endpoint> {
+        self.gateways.get(gateway)?.said.endpoints.first().cloned()
+    }
+
+    fn new_id(&self) -> CommandId {
+        new_id(self.ids)
+    }
+}
+
+/// Ids that count up, as UUIDs of version 7 do with time.
+fn new_id(ids: &Cell<u64>) -> CommandId {
+    ids.set(ids.get() + 1);
+    let id = format!("{:08x}-0000-7000-8000-000000000000", ids.get());
+    id.parse().expect("it has the form of a UUID")
+}
+
+impl Registrar {
+    pub fn life(&self) -> Option<Life> {
+        self.running.as_ref().map(|running| running.life)
+    }
+
+    pub fn start(&mut self, net: &mut Net) {
+        self.life += 1;
+        let life = Life { node: Node::Registrar, number: self.life };
+        net.tell(|| "registrar starts".into());
+        net.ledger.restarted(&self.disk.devices);
+        let directory = Directory::default();
+        for (device, record) in &self.disk.devices {
+            directory.apply(device, record);
+        }
+        let now = net.wall(0);
+        let settings = gateways::Settings { status_interval: STATUS_INTERVAL, max_gateways: 100, max_snapshot: 1_000 };
+        let known = self.disk.gateways.clone().into_iter().collect();
+        let gateways = Gateways::restore(settings, known, now);
+        let settings = moves::Settings { grace: GRACE, resend_after: RESEND_AFTER, max_strays: 1_000 };
+        let mut moves = Moves::new(settings);
+        let open = self.disk.moves.values().filter(|record| !record.is_closed()).cloned().collect();
+        let world = Surroundings { directory: &directory, gateways: &gateways, ids: &self.disk.ids };
+        for command in moves.restore(open, &world, now) {
+            if let moves::Command::Persist(record) = command {
+                persist(&mut self.disk.moves, record, net);
+            }
+        }
+        self.running = Some(Running {
+            life,
+            directory,
+            gateways,
+            moves,
+            links: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            committing: VecDeque::new(),
+        });
+        net.after(Duration::from_secs(1), Event::Tick(life));
+    }
+
+    /// What was being committed may have reached the disk, or not; nobody was told.
+    pub fn crash(&mut self, net: &mut Net) {
+        let Some(running) = self.running.take() else { return };
+        net.tell(|| "registrar crashes".into());
+        for action in running.committing {
+            if net.strikes(0.5) {
+                self.disk.change(&action, net);
+            } else if net.is_broken_by(Sabotage::AcknowledgeEarly)
+                && let Some((record, _)) = self.disk.plan(&action, net)
+            {
+                net.ledger.acknowledged(action.device(), &record);
+            }
+        }
+    }
+
+    /// The operator asks for a change; it will be done once it is durable.
+    pub fn ask_for(&mut self, action: Action, net: &mut Net) {
+        let Some(running) = &mut self.running else { return };
+        running.committing.push_back(action);
+        let wait = net.millis(1..60);
+        net.after(wait, Event::Committed(running.life));
+    }
+
+    /// A change is durable: answers the operator, changes the directory, tells the loop.
+    pub fn committed(&mut self, net: &mut Net) {
+        let Some(running) = &mut self.running else { return };
+        let Some(action) = running.committing.pop_front() else { return };
+        let device = action.device().clone();
+        let Some((record, input)) = self.disk.change(&action, net) else { return };
+        net.tell(|| format!("registrar committed {action:?} (epoch {})", record.epoch));
+        net.ledger.acknowledged(&device, &record);
+        net.summary.changes += 1;
+        running.directory.apply(&device, &record);
+        running.wait(Input::Move(input), net);
+    }
+
+    /// Answers a query from the directory.
+    pub fn query(&mut self, device: &DeviceId, query: &Query, net: &mut Net) -> Option<Answer> {
+        let running = self.running.as_mut()?;
+        let outcome = running.answer(device);
+        if let Outcome::Assigned(assigned) = &outcome {
+            net.ledger.answers(device, &assigned.gateway.id, assigned.epoch);
+            running.wait(Input::Move(moves::Input::Asked(device.clone(), assigned.epoch)), net);
+        }
+        Some(Answer { v: VERSION, rid: query.rid.clone(), outcome })
+    }
+
+    /// Whether a gateway may connect: not while another process with its id is.
+    pub fn admits(&self, gateway: &GatewayId, client: Life, net: &Net) -> bool {
+        let present = self.running.as_ref().and_then(|running| running.links.get(gateway));
+        present.is_none_or(|(link, _)| net.link(*link).is_none_or(|link| link.client == client))
+    }
+
+    /// A gateway has connected.
+    pub fn connected(&mut self, gateway: &GatewayId, link: LinkNo, net: &mut Net) {
+        let Some(running) = &mut self.running else { return };
+        let before = running.links.insert(gateway.clone(), (link, None));
+        if let Some((before, status)) = before {
+            net.send(before, End::Client, Packet::TakenOver);
+            running.last_will(before, status, net);
+        }
+    }
+
+    /// A gateway's link is gone: its last will is published.
+    pub fn lost(&mut self, gateway: &GatewayId, link: LinkNo, net: &mut Net) {
+        let Some(running) = &mut self.running else { return };
+        if running.links.get(gateway).is_some_and(|(newest, _)| *newest == link)
+            && let Some((_, status)) = running.links.remove(gateway)
+        {
+            running.last_will(link, status, net);
+        }
+    }
+
+    pub fn arrive(&mut self, gateway: &GatewayId, link: LinkNo, packet: Packet, net: &mut Net) {
+        let Some(running) = &mut self.running else { return };
+        if running.links.get(gateway).is_none_or(|(newest, _)| *newest != link) {
+            return;
+        }
+        match packet {
+            Packet::Status(status) => {
+                running.links.insert(gateway.clone(), (link, Some(status.clone())));
+                running.wait(Input::Gateway(gateways::Input::Status(link, status)), net);
+            }
+            Packet::Events(events) => {
+                running.wait(Input::Gateway(gateways::Input::Events(link, gateway.clone(), events)), net);
+            }
+            _ => {}
+        }
+    }
+
+    pub fn tick(&mut self, net: &mut Net) {
+        let Some(running) = &mut self.running else { return };
+        running.waiting.push_back(Input::Gateway(gateways::Input::Tick));
+        running.wait(Input::Move(moves::Input::Tick), net);
+        net.after(Duration::from_secs(1), Event::Tick(running.life));
+    }
+
+    /// Takes everything that waits, makes durable what it leads to, and only then tells gateways. Returns whether it
+    /// crashed between the two.
+    pub fn turn(&mut self, net: &mut Net) -> bool {
+        let Some(running) = &mut self.running else { return false };
+        let mut sends = BTreeMap::<GatewayId, Vec<Command>>::new();
+        for input in std::mem::take(&mut running.waiting) {
+            match input {
+                Input::Gateway(input) => running.hear(input, &mut self.disk, &mut sends, net),
+                Input::Move(input) => running.advance(input, &mut self.disk, &mut sends, net),
+            }
+        }
+        if net.strikes(0.003) {
+            return true;
+        }
+        for (gateway, mut commands) in sends {
+            // The cores' maps have no order; a run must be the same again.
+            commands.sort_by(|a, b| subject(a).cmp(&subject(b)));
+            if let Some((link, _)) = running.links.get(&gateway) {
+                net.send(*link, End::Client, Packet::Commands(commands));
+            }
+        }
+        false
+    }
+
+    /// The gateway a device belongs to, by the disk.
+    pub fn own(&self, device: &DeviceId) -> Option<&GatewayId> {
+        self.disk.devices.get(device).filter(|row| !row.removed).map(|row| &row.gateway)
+    }
+}
+
+impl Running {
+    /// Where a device is connected, as the directory has it.
+    pub fn seen(&self, device: &DeviceId) -> Option<GatewayId> {
+        let row = self.directory.row(device.as_str())?;
+        row.seen().map(|number| self.directory.gateway(number))
+    }
+
+    fn wait(&mut self, input: Input, net: &mut Net) {
+        self.waiting.push_back(input);
+        let wait = net.millis(0..10);
+        net.after(wait, Event::Control(self.life));
+    }
+
+    fn last_will(&mut self, link: LinkNo, status: Option<GatewayStatus>, net: &mut Net) {
+        if let Some(status) = status {
+            let will = GatewayStatus { state: GatewayState::Offline, connected: 0, ..status };
+            self.wait(Input::Gateway(gateways::Input::Status(link, will)), net);
+        }
+    }
+
+    fn answer(&self, device: &DeviceId) -> Outcome {
+        let refusal = |code, message: &str| Outcome::Error {
+            code,
+            message: message.into(),
+            retry_after_ms: RETRY_AFTER_MS,
+        };
+        let Some(row) = self.directory.lookup(device.as_str()) else {
+            return refusal(ErrorCode::UnknownDevice, "not in the directory");
+        };
+        let id = self.directory.gateway(row.gateway().expect("an assigned row has a gateway"));
+        match self.gateways.get(&id) {
+            Some(gateway) => Outcome::Assigned(Assigned {
+                device: device.clone(),
+                gateway: GatewayRef { id, endpoints: gateway.said.endpoints.clone() },
+                epoch: row.epoch(),
+                ttl_s: TTL_S,
+                ticket: None,
+            }),
+            None => refusal(ErrorCode::NoGateway, "never seen"),
+        }
+    }
+
+    fn hear(
+        &mut self,
+        input: gateways::Input,
+        disk: &mut Disk,
+        sends: &mut BTreeMap<GatewayId, Vec<Command>>,
+        net: &mut Net,
+    ) {
+        for command in self.gateways.handle(input, net.wall(0)) {
+            match command {
+                gateways::Command::Persist(id, record) => {
+                    disk.gateways.insert(id, record);
+                }
+                gateways::Command::Offline(gateway) => {
+                    net.tell(|| format!("registrar takes {gateway} for offline"));
+                    self.advance(moves::Input::Offline(gateway), disk, sends, net);
+                }
+                gateways::Command::Heard(gateway, event) => {
+                    net.tell(|| format!("registrar hears from {gateway}: {event:?}"));
+                    self.advance(moves::Input::Heard(gateway, event), disk, sends, net);
+                }
+                gateways::Command::Snapshot { gateway, connected, held } => {
+                    net.tell(|| format!("registrar has {gateway}'s snapshot: {connected:?}, held {held:?}"));
+                    self.advance(moves::Input::Snapshot { gateway, connected, held }, disk, sends, net);
+                }
+                gateways::Command::Resync(gateway) => {
+                    let command = Command { command: new_id(&disk.ids), instruction: Instruction::Resync };
+                    sends.entry(gateway).or_default().push(command);
+                }
+                gateways::Command::Refuse(_) => net.summary.stale += 1,
+                gateways::Command::Publish(_) | gateways::Command::Online(_) => {}
+            }
+        }
+    }
+
+    fn advance(
+        &mut self,
+        input: moves::Input,
+        disk: &mut Disk,
+        sends: &mut BTreeMap<GatewayId, Vec<Command>>,
+        net: &mut Net,
+    ) {
+        let world = Surroundings { directory: &self.directory, gateways: &self.gateways, ids: &disk.ids };
+        for command in self.moves.handle(input, &world, net.wall(0)) {
+            match command {
+                moves::Command::Persist(record) => persist(&mut disk.moves, record, net),
+                moves::Command::Seen(device, gateway) => {
+                    self.directory.set_seen(&device, self.directory.number(&gateway));
+                }
+                moves::Command::Left(device, gateway) => {
+                    self.directory.clear_seen(device.as_str(), self.directory.number(&gateway));
+                }
+                moves::Command::Send(gateway, command) => {
+                    net.tell(|| format!("registrar tells {gateway}: {:?}", command.instruction));
+                    sends.entry(gateway).or_default().push(command);
+                }
+                moves::Command::Count(moves::Counted::Stale) => net.summary.stale += 1,
+                moves::Command::Count(_) => {}
+            }
+        }
+    }
+}
+
+impl Disk {
+    /// Writes a change. Returns the row and what the loop is to be told, unless the change changes nothing.
+    fn change(&mut self, action: &Action, net: &mut Net) -> Option<(DeviceRecord, moves::Input)> {
+        let (record, input) = self.plan(action, net)?;
+        self.devices.insert(action.device().clone(), record.clone());
+        if let moves::Input::Moved(record) = &input {
+            net.ledger.persists(record);
+            self.moves.insert(record.id, record.clone());
+        }
+        Some((record, input))
+    }
+
+    fn plan(&self, action: &Action, net: &Net) -> Option<(DeviceRecord, moves::Input)> {
+        let device = action.device().clone();
+        let row = self.devices.get(&device);
+        let owner = row.filter(|row| !row.removed).map(|row| &row.gateway);
+        let epoch = match row {
+            Some(row) if net.is_broken_by(Sabotage::ReuseEpochs) => row.epoch,
+            Some(row) => row.epoch.next(),
+            None => Epoch::FIRST,
+        };
+        let now = net.wall(0);
+        let put = |gateway: &GatewayId, removed| DeviceRecord {
+            gateway: gateway.clone(),
+            epoch,
+            since: now,
+            removed,
+            labels: String::new(),
+            note: String::new(),
+        };
+        match action {
+            Action::Remove(_) => owner.map(|owner| (put(owner, true), moves::Input::Removed(device))),
+            Action::Assign(_, to) | Action::Import(_, to) if owner == Some(to) => None,
+            Action::Assign(_, to) if owner.is_some() => {
+                let from = owner.into_iter().cloned();
+                let source = |gateway| MoveSource { gateway, noticed: false, cleared: false };
+                let record = MoveRecord {
+                    id: new_id(&self.ids),
+                    device,
+                    from: from.map(source).collect(),
+                    to: to.clone(),
+                    epoch,
+                    reason: MoveReason::Operator,
+                    actor: "operator".into(),
+                    grace_ms: GRACE.as_millis() as u64,
+                    spread_ms: 500,
+                    state: MigrationState::Planned,
+                    steps: vec![Step { state: MigrationState::Planned, at: now }],
+                    detail: None,
+                    revision: 1,
+                };
+                Some((put(to, false), moves::Input::Moved(record)))
+            }
+            Action::Assign(_, to) | Action::Import(_, to) => Some((put(to, false), moves::Input::Assigned(device))),
+        }
+    }
+}
+
+fn persist(moves: &mut BTreeMap<CommandId, MoveRecord>, record: MoveRecord, net: &mut Net) {
+    net.tell(|| format!("registrar writes: the move of {} to {} is {:?}", record.device, record.to, record.state));
+    net.ledger.persists(&record);
+    moves.insert(record.id, record);
+}
+
+/// The device an instruction is about.
+fn subject(command: &Command) -> Option<&DeviceId> {
+    match &command.instruction {
+        Instruction::Notify { device, .. } | Instruction::Clear { device, .. } | Instruction::Admit { device, .. } => Some(device),
+        Instruction::Resync => None,
+    }
+}

@@ -1,0 +1,384 @@
+//! Everything together: who hears of what, and what must be true in the end.
+
+use std::{ops::Range, time::Duration};
+
+use protocol::{DeviceId, GatewayId};
+use rand::Rng;
+
+use super::{
+    Action, Failure, Sabotage, Summary,
+    device::{Device, Wish},
+    faults,
+    gateway::Gateway,
+    net::{End, Event, Life, LinkNo, Net, Node, Packet},
+    registrar::Registrar,
+};
+
+const GATEWAYS: Range<usize> = 2..5;
+const DEVICES: Range<usize> = 1..6;
+
+/// How long faults last, at most, in milliseconds.
+const FAULTS_MS: u64 = 90_000;
+
+/// How long it may take until all is well after the last fault: an agent's longest wait, and some.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// When the last broken link has been noticed at both ends.
+const NOTICED: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether all is well.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// For how many looks it must stay so.
+const LASTING: u32 = 6;
+
+/// More events than a run can need.
+const MAX_EVENTS: u64 = 200_000;
+
+/// The simulated world.
+pub struct World {
+    seed: u64,
+    net: Net,
+    registrar: Registrar,
+    gateways: Vec<Gateway>,
+    devices: Vec<Device>,
+    healed_at: Duration,
+    well: u32,
+}
+
+impl World {
+    pub fn new(seed: u64, sabotage: Option<Sabotage>, tell: bool) -> Self {
+        let mut net = Net::new(seed, sabotage, tell);
+        let id = |name: String| name.parse().expect("it has the form of an id");
+        let count = net.rng.random_range(GATEWAYS);
+        let gateways = (0..count).map(|n| Gateway::new(n, id(format!("gw-{n}")), &mut net)).collect();
+        let id = |name: String| name.parse().expect("it has the form of an id");
+        let count = net.rng.random_range(DEVICES);
+        let devices = (0..count).map(|n| Device::new(n, id(format!("dev-{n}")), &mut net)).collect();
+        let healed_at = net.millis(FAULTS_MS / 4..FAULTS_MS);
+        let registrar = Registrar::default();
+        Self { seed, net, registrar, gateways, devices, healed_at, well: 0 }
+    }
+
+    /// Lives through it all.
+    pub fn run(mut self) -> Result<Summary, Box<Failure>> {
+        self.plan();
+        while self.well < LASTING {
+            let event = self.net.next().expect("there is always another look");
+            self.handle(event);
+            if self.net.summary.events > MAX_EVENTS {
+                self.net.ledger.violated("it never comes to rest");
+            }
+            if let Some(violation) = self.net.ledger.violation() {
+                let violation = violation.to_owned();
+                return Err(Box::new(Failure { seed: self.seed, violation, trace: self.net.take_trace() }));
+            }
+        }
+        for record in self.registrar.disk.moves.values() {
+            match record.state {
+                registrar::api::MigrationState::Done => self.net.summary.done += 1,
+                _ => self.net.summary.superseded += 1,
+            }
+        }
+        Ok(self.net.summary)
+    }
+
+    /// What happens from outside: starts, the operator's wishes, the first fault, the end of faults.
+    fn plan(&mut self) {
+        let net = &mut self.net;
+        let gateways = (0..self.gateways.len()).map(Node::Gateway);
+        let devices = (0..self.devices.len()).map(Node::Device);
+        for node in std::iter::once(Node::Registrar).chain(gateways).chain(devices) {
+            let at = net.millis(0..3_000);
+            net.at(at, Event::Start(node));
+        }
+        let devices: Vec<DeviceId> = self.devices.iter().map(|device| device.id.clone()).collect();
+        let gateways: Vec<GatewayId> = self.gateways.iter().map(|gateway| gateway.id.clone()).collect();
+        let mut at = Duration::ZERO;
+        while at < self.healed_at {
+            let action = Action::any(&mut net.rng, &devices, &gateways);
+            net.at(at, Event::Operator(action));
+            // Some of them come in a hurry: A to B and back to A.
+            let longest = if net.rng.random_bool(0.4) { 300 } else { 12_000 };
+            at += net.millis(1..longest);
+        }
+        net.at(Duration::from_secs(3), Event::Fault);
+        net.at(self.healed_at, Event::Heal);
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrive(link, to, packet) => self.arrive(link, to, packet),
+            Event::Lost(link, end) => self.lost(link, end),
+            Event::Asked(life, query) => self.asked(life, &query),
+            Event::Answered(life, answer) => {
+                if let Some(device) = self.alive(life) {
+                    let wishes = self.devices[device].handle(device_agent::core::Input::Answer(answer), &mut self.net);
+                    self.grant(device, wishes);
+                }
+            }
+            Event::AskFailed(life, rid) => {
+                if let Some(device) = self.alive(life) {
+                    let error = "cannot connect".into();
+                    let input = device_agent::core::Input::AskFailed { rid, error };
+                    let wishes = self.devices[device].handle(input, &mut self.net);
+                    self.grant(device, wishes);
+                }
+            }
+            Event::Operator(action) => self.registrar.ask_for(action, &mut self.net),
+            Event::Fault => faults::strike(&mut self.net, self.gateways.len(), self.devices.len()),
+            Event::Crash(node) => self.crash(node),
+            Event::Start(node) => self.start(node),
+            Event::Heal => self.heal(),
+            Event::Look => self.look(),
+            Event::Wake(life)
+            | Event::Written(life)
+            | Event::Flush(life)
+            | Event::Dial(life)
+            | Event::Status(life)
+            | Event::StoreRetry(life)
+            | Event::Control(life)
+            | Event::Tick(life)
+            | Event::Committed(life) => self.timer(life, &event),
+        }
+    }
+
+    /// Something a node has planned for itself; it dies with it.
+    fn timer(&mut self, life: Life, event: &Event) {
+        if self.life(life.node) != Some(life) {
+            return;
+        }
+        let net = &mut self.net;
+        match life.node {
+            Node::Registrar => match event {
+                Event::Control(_) => {
+                    if self.registrar.turn(net) {
+                        self.crash(Node::Registrar);
+                        let away = self.net.millis(10..5_000);
+                        self.net.after(away, Event::Start(Node::Registrar));
+                    }
+                }
+                Event::Tick(_) => self.registrar.tick(net),
+                _ => self.registrar.committed(net),
+            },
+            Node::Gateway(index) => {
+                let gateway = &mut self.gateways[index];
+                match event {
+                    Event::Wake(_) => gateway.wake(net),
+                    Event::Written(_) => gateway.written(net),
+                    Event::Flush(_) => gateway.flush(net),
+                    Event::Dial(_) => gateway.dial(self.registrar.life(), net),
+                    Event::Status(_) => gateway.status(net),
+                    _ => gateway.store_retry(net),
+                }
+            }
+            Node::Device(index) => {
+                let wishes = self.devices[index].wake(net);
+                self.grant(index, wishes);
+            }
+        }
+    }
+
+    fn life(&self, node: Node) -> Option<Life> {
+        match node {
+            Node::Registrar => self.registrar.life(),
+            Node::Gateway(index) => self.gateways[index].life(),
+            Node::Device(index) => self.devices[index].life(),
+        }
+    }
+
+    /// The device that lives this life still.
+    fn alive(&self, life: Life) -> Option<usize> {
+        match life.node {
+            Node::Device(index) if self.life(life.node) == Some(life) => Some(index),
+            _ => None,
+        }
+    }
+
+    /// Does for a device what it cannot do alone.
+    fn grant(&mut self, index: usize, wishes: Vec<Wish>) {
+        let Some(life) = self.devices[index].life() else { return };
+        let net = &mut self.net;
+        for wish in wishes {
+            match wish {
+                Wish::Ask(_) if self.registrar.running.is_none() => {
+                    let wait = net.latency();
+                    let Wish::Ask(query) = wish else { continue };
+                    net.after(wait, Event::AskFailed(life, query.rid.unwrap_or_default()));
+                }
+                Wish::Ask(query) => {
+                    let copies = if net.strikes(0.1) { 0 } else { 1 + u8::from(net.strikes(0.1)) };
+                    for _ in 0..copies {
+                        let wait = net.latency();
+                        net.after(wait, Event::Asked(life, query.clone()));
+                    }
+                }
+                Wish::Connect(link, endpoint) => {
+                    let found = self.gateways.iter().find(|gateway| gateway.endpoint() == endpoint);
+                    let server = found.and_then(Gateway::life);
+                    // Nobody listens there: the link is lost as soon as it is opened.
+                    let dead = server.is_none();
+                    let server = server.unwrap_or(life);
+                    let no = net.connect(life, server, link.0);
+                    self.devices[index].opened(link, no);
+                    if dead {
+                        net.cut(no);
+                    }
+                }
+            }
+        }
+    }
+
+    fn asked(&mut self, life: Life, query: &protocol::message::Query) {
+        let Node::Device(index) = life.node else { return };
+        let device = &self.devices[index].id;
+        let Some(answer) = self.registrar.query(device, query, &mut self.net) else { return };
+        let net = &mut self.net;
+        let copies = if net.strikes(0.1) { 0 } else { 1 + u8::from(net.strikes(0.1)) };
+        for _ in 0..copies {
+            let wait = net.latency();
+            net.after(wait, Event::Answered(life, answer.clone()));
+        }
+    }
+
+    fn arrive(&mut self, no: LinkNo, to: End, packet: Packet) {
+        let Some(link) = self.net.link(no).filter(|_| self.net.carries(no)) else { return };
+        let (client, server, label) = (link.client, link.server, link.label);
+        let receiver = if to == End::Client { client } else { server };
+        if self.life(receiver.node) != Some(receiver) {
+            return;
+        }
+        let net = &mut self.net;
+        match (to, client.node, server.node) {
+            (End::Server, Node::Device(device), Node::Gateway(gateway)) => {
+                self.gateways[gateway].arrive(&self.devices[device].id, no, packet, net);
+            }
+            (End::Client, Node::Device(device), _) => {
+                let wishes = self.devices[device].arrive(label, no, packet, net);
+                self.grant(device, wishes);
+            }
+            (End::Server, Node::Gateway(gateway), Node::Registrar) => {
+                let id = &self.gateways[gateway].id;
+                match packet {
+                    Packet::Connect if self.registrar.admits(id, client, net) => {
+                        self.registrar.connected(id, no, net);
+                        net.send(no, End::Client, Packet::Accepted);
+                    }
+                    Packet::Connect => net.cut(no),
+                    packet => self.registrar.arrive(id, no, packet, net),
+                }
+            }
+            (End::Client, Node::Gateway(gateway), _) => self.gateways[gateway].told(no, packet, net),
+            _ => {}
+        }
+    }
+
+    fn lost(&mut self, no: LinkNo, end: End) {
+        let Some(link) = self.net.link(no) else { return };
+        let (client, server, label) = (link.client, link.server, link.label);
+        let bereft = if end == End::Client { client } else { server };
+        if self.life(bereft.node) != Some(bereft) {
+            return;
+        }
+        let net = &mut self.net;
+        match (end, client.node, server.node) {
+            (End::Server, Node::Device(device), Node::Gateway(gateway)) => {
+                self.gateways[gateway].device_left(&self.devices[device].id, no, net);
+            }
+            (End::Server, Node::Gateway(gateway), Node::Registrar) => {
+                self.registrar.lost(&self.gateways[gateway].id, no, net);
+            }
+            (End::Client, Node::Gateway(gateway), _) => self.gateways[gateway].uplink_lost(no, net),
+            (End::Client, Node::Device(device), _) => {
+                let wishes = self.devices[device].lost(label, net);
+                self.grant(device, wishes);
+            }
+            _ => {}
+        }
+    }
+
+    fn crash(&mut self, node: Node) {
+        if self.life(node).is_none() {
+            return;
+        }
+        self.net.summary.crashes += 1;
+        match node {
+            Node::Registrar => self.registrar.crash(&mut self.net),
+            Node::Gateway(index) => self.gateways[index].crash(&mut self.net),
+            Node::Device(index) => self.devices[index].crash(&mut self.net),
+        }
+        self.net.cut_all(node);
+    }
+
+    fn start(&mut self, node: Node) {
+        if self.life(node).is_some() {
+            return;
+        }
+        match node {
+            Node::Registrar => self.registrar.start(&mut self.net),
+            Node::Gateway(index) => self.gateways[index].start(&mut self.net),
+            Node::Device(index) => {
+                let wishes = self.devices[index].start(&mut self.net);
+                self.grant(index, wishes);
+            }
+        }
+    }
+
+    /// The last fault is over; everybody is there.
+    fn heal(&mut self) {
+        self.net.tell(|| "the faults are over".into());
+        self.net.calm = true;
+        self.start(Node::Registrar);
+        for index in 0..self.gateways.len() {
+            self.start(Node::Gateway(index));
+        }
+        for index in 0..self.devices.len() {
+            self.start(Node::Device(index));
+        }
+        self.net.after(NOTICED, Event::Look);
+    }
+
+    fn look(&mut self) {
+        match self.unsettled() {
+            None => self.well += 1,
+            Some(what) if self.well > 0 => self.net.ledger.violated(format!("all was well, and then: {what}")),
+            Some(what) if self.net.now > self.healed_at + PATIENCE => {
+                self.net.ledger.violated(format!("{} s after the last fault: {what}", PATIENCE.as_secs()));
+            }
+            Some(_) => {}
+        }
+        self.net.after(LOOK, Event::Look);
+    }
+
+    /// What is not as it must be in the end.
+    fn unsettled(&self) -> Option<String> {
+        for device in &self.devices {
+            let Some(own) = self.registrar.own(&device.id) else { continue };
+            if device.home() != Some(own) {
+                return Some(format!("{} is on {:?} instead of {own}", device.id, device.home()));
+            }
+            for gateway in &self.gateways {
+                let running = gateway.running.as_ref()?;
+                if running.present.contains_key(&device.id) != (gateway.id == *own) {
+                    return Some(format!("{} belongs to {own}, {} sees it otherwise", device.id, gateway.id));
+                }
+            }
+            let seen = self.registrar.running.as_ref()?.seen(&device.id);
+            if seen.as_ref() != Some(own) {
+                return Some(format!("{} is on {own}, the directory says {seen:?}", device.id));
+            }
+        }
+        for gateway in &self.gateways {
+            let notices = &gateway.running.as_ref()?.notices;
+            if let Some((device, notice)) = notices.all_retained(None).next() {
+                return Some(format!("{} retains a notice for {device} (epoch {})", gateway.id, notice.epoch));
+            }
+        }
+        let mut moves = self.registrar.disk.moves.values();
+        if let Some(record) = moves.find(|record| !record.is_closed()) {
+            return Some(format!("the move of {} to {} is {:?}", record.device, record.to, record.state));
+        }
+        let running = self.registrar.running.as_ref()?;
+        (running.moves.strays() > 0).then(|| "the registrar pursues a device".into())
+    }
+}

@@ -1,0 +1,94 @@
+//! The simulation, over many seeds. `SIM_SEED=n` replays one, `SIM_SEEDS=n` runs that many.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    env,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
+use homeport_tests::sim::{self, Sabotage, Summary};
+
+const SEEDS: u64 = 2_000;
+
+fn variable(name: &str) -> Option<u64> {
+    let value = env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
+}
+
+/// Runs seeds on all cores; stops at the first failure.
+fn search(seeds: u64, sabotage: Option<Sabotage>) -> Result<Summary, Box<sim::Failure>> {
+    let next = AtomicU64::new(0);
+    let worker = || {
+        let mut total = Summary::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                return Ok(total);
+            }
+            match sim::run(seed, sabotage) {
+                Ok(summary) => total += summary,
+                Err(failure) => {
+                    next.store(seeds, Ordering::Relaxed);
+                    return Err(failure);
+                }
+            }
+        }
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(worker)).collect();
+        let mut total = Summary::default();
+        for worker in workers {
+            total += worker.join().unwrap()?;
+        }
+        Ok(total)
+    })
+}
+
+#[test]
+fn every_device_comes_home_whatever_happens() {
+    if let Some(seed) = variable("SIM_SEED") {
+        match sim::run(seed, None) {
+            Ok(summary) => println!("seed {seed}: {summary:?}"),
+            Err(failure) => panic!("{failure}"),
+        }
+        return;
+    }
+    let seeds = variable("SIM_SEEDS").unwrap_or(SEEDS);
+    let summary = search(seeds, None).unwrap_or_else(|failure| panic!("{failure}"));
+    println!("{seeds} seeds: {summary:?}");
+    for (what, count) in [
+        ("crashes", summary.crashes),
+        ("broken links", summary.breaks),
+        ("moves done", summary.done),
+        ("moves superseded", summary.superseded),
+        ("rejections", summary.rejected),
+        ("stale messages", summary.stale),
+    ] {
+        assert!(count > 0, "no seed of {seeds} met any {what}");
+    }
+}
+
+#[test]
+fn a_run_is_the_same_again() {
+    for seed in 0..20 {
+        assert_eq!(sim::run(seed, None).unwrap(), sim::run(seed, None).unwrap());
+    }
+}
+
+#[test]
+fn what_is_broken_on_purpose_is_found() {
+    for sabotage in [
+        Sabotage::AcknowledgeEarly,
+        Sabotage::ReuseEpochs,
+        Sabotage::IgnoreEpochs,
+        Sabotage::NoSnapshots,
+        Sabotage::AnswerEarly,
+        Sabotage::Impatient,
+    ] {
+        let found = search(300, Some(sabotage)).expect_err("a broken system must not pass");
+        println!("{sabotage:?} is found by seed {}: {}", found.seed, found.violation);
+    }
+}
