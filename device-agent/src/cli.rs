@@ -96,6 +96,7 @@ struct Common {
 
 /// What a fleet is made of.
 #[derive(Clone, Debug, Args)]
+#[group(skip)]
 pub struct Fleet {
     /// How many devices.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

@@ -8,7 +8,7 @@ use protocol::DeviceId;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +41,7 @@ pub(crate) async fn run(
     let begun = Instant::now();
     let end = sleep_until(begun + fleet.duration.unwrap_or(NEVER));
     tokio::pin!(end);
-    let mut seconds = interval(SUMMARY);
+    let mut seconds = interval_at(begun + SUMMARY, SUMMARY);
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let pace = fleet
         .connect_rate

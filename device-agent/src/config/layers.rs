@@ -15,12 +15,12 @@ const PREFIX: &str = "DEVICE_AGENT__";
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {error}")]
     Read {
         /// The file.
         path: PathBuf,
         /// What the operating system says.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The file is not TOML, or has an unknown key or a wrong value.
     #[error("{path}:{line}: {key}{problem}")]
@@ -57,9 +57,9 @@ impl Layers {
     /// # Errors
     /// It cannot be read, is not TOML, or does not fit.
     pub fn file(&mut self, path: &Path) -> Result<(), LoadError> {
-        let text = fs::read_to_string(path).map_err(|source| LoadError::Read {
+        let text = fs::read_to_string(path).map_err(|error| LoadError::Read {
             path: path.into(),
-            source,
+            error,
         })?;
         let checked = toml::from_str::<Options>(&text).and_then(|_| text.parse::<Table>());
         let table = checked.map_err(|error| {

@@ -143,6 +143,9 @@ pub(super) fn loss(error: ConnectionError) -> Loss {
         ConnectionError::MqttState(StateError::Io(error)) | ConnectionError::Io(error) => {
             Loss::Failed(error.to_string())
         }
+        ConnectionError::MqttState(StateError::ConnectionAborted) => {
+            Loss::Failed("closed by the other side".into())
+        }
         other => Loss::Failed(other.to_string()),
     }
 }

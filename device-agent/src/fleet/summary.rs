@@ -14,6 +14,8 @@ use crate::{
     core::{Counters, Phase},
 };
 
+/// The longest latency told from longer ones, in microseconds: a day.
+const LONGEST: u64 = 24 * 3600 * 1_000_000;
 /// Significant digits of a latency.
 const DIGITS: u8 = 3;
 
@@ -26,8 +28,8 @@ pub(super) struct Latencies {
 impl Latencies {
     pub(super) fn new() -> Result<Self, CreationError> {
         Ok(Self {
-            bootstrap: Mutex::new(Histogram::new(DIGITS)?),
-            moved: Mutex::new(Histogram::new(DIGITS)?),
+            bootstrap: Mutex::new(Histogram::new_with_bounds(1, LONGEST, DIGITS)?),
+            moved: Mutex::new(Histogram::new_with_bounds(1, LONGEST, DIGITS)?),
         })
     }
 
@@ -45,7 +47,6 @@ impl Latencies {
 fn record(histogram: &Mutex<Histogram<u64>>, time: Duration) {
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let mut histogram = histogram.lock().unwrap_or_else(PoisonError::into_inner);
-    // It grows by itself, so it takes every value.
     histogram.saturating_record(micros);
 }
 
