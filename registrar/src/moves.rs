@@ -264,11 +264,11 @@ impl Moves {
             return turn.count(Counted::Stale);
         };
         let earlier = self.take(&device);
-        if row.epoch > record.epoch
-            || earlier
-                .as_ref()
-                .is_some_and(|earlier| earlier.epoch >= record.epoch)
-        {
+        // A pursuit of the same epoch without a move is what overtaken moves have left; this is the move it waits for.
+        let overtaken = earlier.as_ref().is_some_and(|earlier| {
+            earlier.epoch > record.epoch || earlier.epoch == record.epoch && earlier.record.is_some()
+        });
+        if row.epoch > record.epoch || overtaken {
             return self.moved_late(record, earlier, &row, turn);
         }
         let mut places = Vec::new();
@@ -308,9 +308,15 @@ impl Moves {
                 if let Some(superseded) = earlier.record {
                     pursuit::supersede(superseded, turn);
                 }
+                let elsewhere = earlier
+                    .places
+                    .into_keys()
+                    .filter(|place| row.gateway.as_ref() != Some(place));
                 Pursuit {
                     epoch: row.epoch,
-                    places: earlier.places,
+                    places: elsewhere
+                        .map(|gateway| (gateway, Place::new(record.id, record.reason, turn.now)))
+                        .collect(),
                     record: None,
                 }
             }
