@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeMap, error::Error, sync::Arc};
 
-use homeport_broker::{Action, Broker, Client, Config, Decision, Departure, Hook, Message, Refusal};
+use homeport_broker::{
+    Action, Broker, Client, Config, Decision, Departure, Hook, Message, Refusal, topic_matches,
+};
 use parking_lot::Mutex;
 
 #[derive(Default)]
@@ -27,19 +29,26 @@ impl Hook for Playground {
     fn publish(&self, _: &Client, message: &Message) -> Decision {
         if let Some(id) = message.topic.strip_prefix("reg/query/") {
             let payload = format!(r#"{{"v":1,"status":"assigned","device":"{id}"}}"#).into();
-            return Decision::Answer(Message { topic: format!("reg/resp/{id}"), payload, ..Message::default() });
+            return Decision::Answer(Message {
+                topic: format!("reg/resp/{id}"),
+                payload,
+                ..Message::default()
+            });
         }
         if message.retain {
-            self.retained.lock().insert(message.topic.clone(), message.clone());
+            self.retained
+                .lock()
+                .insert(message.topic.clone(), message.clone());
         }
         Decision::Accept
     }
 
-    fn retained(&self, _: &str, after: Option<&str>, each: &mut dyn FnMut(Message) -> bool) {
-        // The filter is left to the reader; everything is shown to everyone.
+    fn retained(&self, filter: &str, after: Option<&str>, each: &mut dyn FnMut(Message) -> bool) {
         let retained = self.retained.lock();
-        let rest = retained.values().filter(|message| after.is_none_or(|after| message.topic.as_str() > after));
-        for message in rest {
+        let rest = retained
+            .values()
+            .filter(|message| after.is_none_or(|after| message.topic.as_str() > after));
+        for message in rest.filter(|message| topic_matches(&message.topic, filter)) {
             if !each(message.clone()) {
                 return;
             }
@@ -49,8 +58,14 @@ impl Hook for Playground {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned()).parse()?;
-    let config = Config { listen: vec![listen], ..Config::default() };
+    let listen = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:0".to_owned())
+        .parse()?;
+    let config = Config {
+        listen: vec![listen],
+        ..Config::default()
+    };
     let broker = Broker::bind(config, Arc::new(Playground::default())).await?;
     println!("listening on {}", broker.addresses()[0]);
     tokio::signal::ctrl_c().await?;

@@ -17,7 +17,9 @@ pub struct Config {
     pub max_subscriptions: usize,
     /// QoS 1 and 2 messages on their way to one client at one time (MQTT 5's Receive Maximum caps it further).
     pub max_inflight: u16,
-    /// Messages queued for one connection; when full, QoS 0 is dropped and counted, and for QoS 1 and 2 the connection is closed.
+    /// Messages queued for one connection; when full, QoS 0 is dropped and counted, and for QoS 1 and 2 the connection is
+    /// closed. Application messages wait in the router's log instead while there is no room. For a session that waits for its
+    /// client, QoS 1 and 2 are queued up to this, and what does not fit is dropped and counted.
     pub max_queued_messages: usize,
     /// Bytes queued for one connection; same policy.
     pub max_queued_bytes: usize,

@@ -159,7 +159,8 @@ impl<S: Stream> Connection<S> {
     }
 
     fn poll_mailbox(&mut self, cx: &mut Context<'_>, writable: bool) -> Poll<Event> {
-        let window = writable.then(|| self.window_open());
+        // Retained messages that wait for the window come before live ones.
+        let window = (writable && self.replays.is_empty()).then(|| self.window_open());
         match ready!(self.session.mailbox.poll(cx, window)) {
             Some(end) => Poll::Ready(Event::Exit(Exit::Ended(end))),
             None => Poll::Ready(Event::Mail),
@@ -216,7 +217,8 @@ impl<S: Stream> Connection<S> {
         .await
     }
 
-    /// Waits for something to be decided elsewhere; nothing is read meanwhile, what is queued is written.
+    /// Waits for something to be decided elsewhere; nothing is read meanwhile, what is queued is written. The client's
+    /// silence is not held against it.
     async fn wait<T>(&mut self, mut later: Pin<&mut (dyn Future<Output = T> + Send)>) -> Result<T, Exit> {
         poll_fn(|cx| {
             if let Poll::Ready(Err(_)) = self.socket.poll_flush(cx) {
@@ -228,6 +230,7 @@ impl<S: Stream> Connection<S> {
             later.as_mut().poll(cx).map(Ok)
         })
         .await
+        .inspect(|_| self.heard = Instant::now())
     }
 
     fn window_open(&self) -> bool {

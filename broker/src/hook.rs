@@ -44,7 +44,7 @@ pub struct Client {
     pub v5: bool,
     /// The user name.
     pub username: Option<String>,
-    /// The password.
+    /// The password, for [`Hook::admit`] only; it is forgotten after that.
     pub password: Option<Bytes>,
     /// MQTT 5 User Properties of CONNECT.
     pub user_properties: Vec<(String, String)>,

@@ -28,3 +28,4 @@ mod wire;
 pub use broker::{BindError, Broker, Handle, Shutdown};
 pub use config::Config;
 pub use hook::{Action, Client, Decision, Departure, Hook, Kick, Message, QoS, Refusal};
+pub use topic::matches as topic_matches;

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -47,10 +48,11 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
 /// Accepts connections until the broker closes.
 pub(crate) async fn accept(state: Arc<State>, listener: TcpListener) {
     let mut rest = REST;
+    let mut closed = pin!(state.closing.cancelled());
     loop {
         let accepted = tokio::select! {
             biased;
-            () = state.closing.cancelled() => return,
+            () = &mut closed => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {

@@ -76,6 +76,11 @@ impl Session {
         self.subscriptions.len() < before
     }
 
+    /// Whether everything that belongs to it still works.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.link.as_ref().is_none_or(|link| !link.is_lost())
+    }
+
     /// The deliveries of QoS 1 and 2 under way.
     pub(crate) fn flow(&mut self) -> &mut Flow {
         self.flow.get_or_insert_default()

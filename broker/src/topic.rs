@@ -82,8 +82,9 @@ fn levels_within(text: &str, max: usize) -> bool {
     text.bytes().filter(|byte| *byte == b'/').count() < max
 }
 
-/// Whether a valid topic name matches a valid filter.
-pub(crate) fn matches(name: &str, filter: &str) -> bool {
+/// Whether a valid topic name matches a valid filter, as MQTT says: `+` is one level, `#` is the rest, and neither
+/// reaches a topic that begins with `$`.
+pub fn matches(name: &str, filter: &str) -> bool {
     if name.starts_with('$') && matches!(filter.as_bytes().first(), Some(b'+' | b'#')) {
         return false;
     }

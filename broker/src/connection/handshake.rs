@@ -222,7 +222,7 @@ async fn register(state: &State, peer: &Arc<Peer>) {
 /// The client's stored session, or a new one. Nothing is awaited between the registry and this.
 fn resume(state: &Arc<State>, peer: &Peer, clean: bool) -> (Session, bool) {
     match state.sessions.take(&peer.client.id) {
-        Some(Stored { session, .. }) if !clean => {
+        Some(Stored { session, .. }) if !clean && session.is_whole() => {
             session.mailbox.set_online(true);
             (session, true)
         }

@@ -2,7 +2,7 @@
 
 use rmqtt_codec::{
     types::{self, Publish},
-    v5::{DisconnectReasonCode, PublishAckReason},
+    v5::{DisconnectReasonCode, PublishAckReason, PublishProperties},
 };
 
 use super::{Connection, Exit, socket::Stream};
@@ -61,12 +61,8 @@ impl<S: Stream> Connection<S> {
     }
 
     async fn publish(&mut self, publish: Box<Publish>) -> Result<(), Exit> {
-        if publish
-            .properties
-            .as_ref()
-            .is_some_and(|properties| properties.topic_alias.is_some())
-        {
-            return Err(Exit::Violation(DisconnectReasonCode::TopicAliasInvalid));
+        if let Some(properties) = &publish.properties {
+            check(properties)?;
         }
         if !topic::valid_name(&publish.topic, self.state.config.max_topic_levels) {
             return Err(Exit::Violation(DisconnectReasonCode::TopicNameInvalid));
@@ -177,5 +173,17 @@ impl<S: Stream> Connection<S> {
         tracing::warn!(client = self.peer.client.id, %error, "cannot serve an application topic");
         self.state.metrics.drop_message("router");
         Exit::Violation(DisconnectReasonCode::ServerBusy)
+    }
+}
+
+/// Checks what the codec lets pass.
+fn check(properties: &PublishProperties) -> Result<(), Exit> {
+    let response = properties.response_topic.as_deref();
+    if properties.topic_alias.is_some() {
+        Err(Exit::Violation(DisconnectReasonCode::TopicAliasInvalid))
+    } else if !properties.subscription_ids.is_empty() || response.is_some_and(topic::has_wildcard) {
+        Err(Exit::Violation(DisconnectReasonCode::ProtocolError))
+    } else {
+        Ok(())
     }
 }

@@ -115,10 +115,10 @@ mod tests {
     prop_compose! {
         fn publications(epoch: Instant)(
             topic in "[$é/a-z]{1,9}",
-            payload: Vec<u8>,
+            payload in any::<Vec<u8>>(),
             qos in 0..3_u8,
-            (retain, utf8, publisher): (bool, bool, u64),
-            correlation: Option<Vec<u8>>,
+            (retain, utf8, publisher) in any::<(bool, bool, u64)>(),
+            correlation in any::<Option<Vec<u8>>>(),
             response in proptest::option::of("[a-z]{1,5}"),
             user in proptest::collection::vec(("[a-z]{0,3}", "[a-z]{0,3}"), 0..3),
             expires in proptest::option::of(0..10_000_u64),

@@ -62,6 +62,11 @@ impl Link {
         }
     }
 
+    /// Whether the router let go of it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.pump.is_finished()
+    }
+
     /// Hands a message to the router.
     pub(crate) async fn publish(&mut self, publication: Publication) -> Result<(), RouterError> {
         let (publish, properties) = envelope::wrap(publication, self.router.epoch);

@@ -1,0 +1,250 @@
+//! Application topics: through the router, with what it gets wrong put right.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use homeport_broker::{Config, QoS};
+use rmqtt_codec::v5::{self, PublishProperties, SubscriptionOptions};
+use support::{Bench, Client, Said, publish, qos_of};
+
+const QOS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
+
+async fn finish(client: &mut Client, message: &rmqtt_codec::types::Publish) {
+    match (message.qos.value(), message.packet_id) {
+        (1, Some(id)) => client.puback(id.get()).await,
+        (2, Some(id)) => {
+            client.pubrec(id.get()).await;
+            assert_eq!(client.next().await, Said::PubRel(id.get()));
+            client.pubcomp(id.get()).await;
+        }
+        _ => {}
+    }
+}
+
+async fn send(client: &mut Client, topic: &str, payload: &str, qos: QoS, retain: bool) {
+    client.publish(topic, payload, qos, retain).await;
+    match qos {
+        QoS::AtMostOnce => {}
+        QoS::AtLeastOnce => assert_eq!(client.next().await, Said::PubAck(1, 0)),
+        QoS::ExactlyOnce => {
+            assert_eq!(client.next().await, Said::PubRec(1, 0));
+            client.pubrel(1).await;
+            assert_eq!(client.next().await, Said::PubComp(1, 0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_qos_goes_through_both_versions() {
+    let bench = Bench::start().await;
+    for published in QOS {
+        for subscribed in QOS {
+            let topic = format!("data/{published:?}/{subscribed:?}");
+            let (mut to, mut from) = (bench.v3(&format!("to-{topic}")).await, bench.v5(&format!("from-{topic}")).await);
+            assert_eq!(to.subscribe(&topic, subscribed).await, subscribed as u8);
+            send(&mut from, &topic, "hello", published, false).await;
+            let message = to.next_publish().await;
+            assert_eq!(message.payload, "hello".as_bytes());
+            assert_eq!(message.qos.value(), published.min(subscribed) as u8, "{topic}");
+            finish(&mut to, &message).await;
+            to.ping().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn any_topic_is_safe() {
+    let bench = Bench::start().await;
+    let (mut all, mut one, mut from) = (bench.v3("all").await, bench.v5("one").await, bench.v3("from").await);
+    all.subscribe("#", QoS::AtMostOnce).await;
+    one.subscribe("é/+", QoS::AtMostOnce).await;
+    for topic in ["é/x", "/", "//", "日本/語", " ", "a b/c", "$private/x", "日"] {
+        from.publish(topic, "x", QoS::AtMostOnce, false).await;
+    }
+    from.ping().await;
+    for topic in ["é/x", "/", "//", "日本/語", " ", "a b/c", "日"] {
+        assert_eq!(all.next_text().await, format!("{topic} x"));
+    }
+    assert_eq!(one.next_text().await, "é/x x");
+    one.subscribe("$private/#", QoS::AtMostOnce).await;
+    from.publish("$private/x", "y", QoS::AtMostOnce, false).await;
+    assert_eq!(one.next_text().await, "$private/x y");
+    from.publish("end", "", QoS::AtMostOnce, false).await;
+    assert_eq!(all.next_text().await, "end ");
+}
+
+#[tokio::test]
+async fn hundreds_of_retained_messages_all_arrive_and_only_retained_empty_ones_clear() {
+    let bench = Bench::start().await;
+    let mut from = bench.v5("from").await;
+    for number in 0..500 {
+        from.publish(&format!("data/{number:03}"), "kept", QoS::AtMostOnce, true).await;
+    }
+    from.publish("data/000", "", QoS::AtMostOnce, false).await;
+    from.publish("data/001", "", QoS::AtMostOnce, true).await;
+    from.ping().await;
+    let mut to = bench.v3("to").await;
+    to.subscribe("data/+", QoS::AtLeastOnce).await;
+    for number in (0..500).filter(|number| *number != 1) {
+        let message = to.next_publish().await;
+        assert_eq!(message.topic, format!("data/{number:03}"));
+        assert!(message.retain);
+    }
+    to.ping().await;
+    assert_eq!(bench.metric("broker_retained "), 499.0);
+}
+
+#[tokio::test]
+async fn retained_messages_are_bounded() {
+    let bench = Bench::with(Config { max_retained_messages: 2, ..Config::default() }).await;
+    let mut client = bench.v3("client").await;
+    for topic in ["data/1", "data/2", "data/3"] {
+        client.publish(topic, "kept", QoS::AtMostOnce, true).await;
+    }
+    client.ping().await;
+    assert_eq!(bench.metric("broker_retained "), 2.0);
+    assert_eq!(bench.metric("broker_dropped_total{cause=\"retained_full\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn properties_of_version_5_pass_through() {
+    let bench = Bench::start().await;
+    let (mut to, mut old, mut from) = (bench.v5("to").await, bench.v3("old").await, bench.v5("from").await);
+    let subscribe = v5::Subscribe {
+        packet_id: NonZeroU16::MIN,
+        id: NonZeroU32::new(77),
+        user_properties: Vec::new(),
+        topic_filters: vec![("data/#".into(), SubscriptionOptions { qos: qos_of(QoS::ExactlyOnce), ..Default::default() })],
+    };
+    to.send5(v5::Packet::Subscribe(subscribe)).await;
+    assert_eq!(to.next().await, Said::SubAck(1, vec![2]));
+    old.subscribe("data/#", QoS::AtMostOnce).await;
+    let mut message = publish("data/x", "hello", QoS::AtMostOnce, false);
+    let properties = PublishProperties {
+        correlation_data: Some("corr".into()),
+        message_expiry_interval: NonZeroU32::new(1000),
+        content_type: Some("text/plain".into()),
+        user_properties: vec![("a".into(), "b".into()), ("a".into(), "c".into())],
+        is_utf8_payload: true,
+        response_topic: Some("cmd/x".into()),
+        ..Default::default()
+    };
+    message.properties = Some(properties.clone());
+    from.send_publish(message).await;
+    let received = to.next_publish().await.properties.unwrap();
+    let expiry = received.message_expiry_interval.unwrap().get();
+    assert!((990..=1000).contains(&expiry), "{expiry}");
+    let expected = PublishProperties {
+        subscription_ids: vec![NonZeroU32::new(77).unwrap()],
+        message_expiry_interval: received.message_expiry_interval,
+        ..properties
+    };
+    assert_eq!(received, expected);
+    assert_eq!(old.next_text().await, "data/x hello");
+}
+
+#[tokio::test]
+async fn no_local_and_retain_as_published_hold_here_too() {
+    let bench = Bench::start().await;
+    let (mut own, mut other) = (bench.v5("own").await, bench.v5("other").await);
+    let options = SubscriptionOptions { no_local: true, retain_as_published: true, ..Default::default() };
+    own.subscribe_with("data/#", options).await;
+    own.publish("data/x", "mine", QoS::AtMostOnce, false).await;
+    own.ping().await;
+    other.publish("data/x", "theirs", QoS::AtMostOnce, true).await;
+    let theirs = own.next_publish().await;
+    assert!(theirs.payload == "theirs".as_bytes() && theirs.retain);
+}
+
+#[tokio::test]
+async fn unsubscribing_ends_deliveries_and_subscribing_again_resumes_them() {
+    let bench = Bench::start().await;
+    let mut client = bench.v5("client").await;
+    assert_eq!(client.unsubscribe("data/x").await, Said::UnsubAck(1, vec![0x11]));
+    for _ in 0..2 {
+        client.subscribe("data/x", QoS::AtMostOnce).await;
+        client.publish("data/x", "one", QoS::AtMostOnce, false).await;
+        assert_eq!(client.next_text().await, "data/x one");
+        assert_eq!(client.unsubscribe("data/x").await, Said::UnsubAck(1, vec![0]));
+        client.publish("data/x", "two", QoS::AtMostOnce, false).await;
+        client.ping().await;
+    }
+}
+
+#[tokio::test]
+async fn a_burst_arrives_whole_and_in_order() {
+    let config = Config { max_queued_messages: 100, max_inflight: 20, ..Config::default() };
+    let bench = Bench::with(config).await;
+    let (mut to, mut from) = (bench.v3("to").await, bench.v3("from").await);
+    to.subscribe("data/+", QoS::AtLeastOnce).await;
+    let sender = tokio::spawn(async move {
+        for number in 0..3000 {
+            send(&mut from, "data/x", &number.to_string(), QoS::AtLeastOnce, false).await;
+        }
+    });
+    for number in 0..3000 {
+        let message = to.next_publish().await;
+        assert_eq!(message.payload, number.to_string());
+        finish(&mut to, &message).await;
+    }
+    sender.await.unwrap();
+    assert_eq!(bench.metric("broker_dropped_total{cause=\"queue_full\"}"), 0.0);
+    assert_eq!(bench.metric("broker_dropped_total{cause=\"router_log_full\"}"), 0.0);
+}
+
+#[tokio::test]
+async fn what_the_routers_log_loses_is_counted() {
+    let config = Config { max_queued_messages: 10, max_inflight: 1, max_log_bytes: 16 * 1024, ..Config::default() };
+    let bench = Bench::with(config).await;
+    let (mut to, mut from) = (bench.v3("to").await, bench.v3("from").await);
+    to.subscribe("data/x", QoS::AtLeastOnce).await;
+    for number in 0..3000 {
+        send(&mut from, "data/x", &number.to_string(), QoS::AtLeastOnce, false).await;
+    }
+    let mut received = 0;
+    loop {
+        let message = to.next_publish().await;
+        received += 1;
+        finish(&mut to, &message).await;
+        if message.payload == "2999" {
+            break;
+        }
+    }
+    let lost = bench.metric("broker_dropped_total{cause=\"router_log_full\"}");
+    assert!(lost > 0.0);
+    assert_eq!(received as f64 + lost, 3000.0);
+}
+
+#[tokio::test]
+async fn a_connection_has_a_link_only_while_it_needs_one() {
+    let bench = Bench::start().await;
+    let mut client = bench.v3("client").await;
+    client.subscribe("ctrl/x/migrate", QoS::AtMostOnce).await;
+    client.publish("reg/query/x", "", QoS::AtMostOnce, false).await;
+    client.ping().await;
+    assert_eq!(bench.metric("broker_links "), 0.0);
+    client.publish("data/x", "", QoS::AtMostOnce, false).await;
+    client.ping().await;
+    assert_eq!(bench.metric("broker_links "), 1.0);
+    client.disconnect().await;
+    bench.wait_for_metric("broker_links ", 0.0).await;
+    for number in 0..20 {
+        let mut client = bench.v3(&format!("client-{number}")).await;
+        client.is_well().await;
+        client.disconnect().await;
+    }
+}
+
+#[tokio::test]
+async fn refused_application_topics_are_not_published() {
+    let bench = Bench::start().await;
+    let (mut tap, mut five) = (bench.v3("tap").await, bench.v5("five").await);
+    tap.subscribe("data/#", QoS::AtMostOnce).await;
+    five.publish("data/forbidden/x", "", QoS::AtLeastOnce, false).await;
+    assert_eq!(five.next().await, Said::PubAck(1, 0x87));
+    five.publish("$SYS/broker/version", "mine", QoS::AtLeastOnce, false).await;
+    assert_eq!(five.next().await, Said::PubAck(1, 0x87));
+    tap.ping().await;
+}

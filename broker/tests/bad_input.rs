@@ -1,0 +1,315 @@
+//! Whatever one connection sends hurts no other.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use homeport_broker::{Config, QoS};
+use proptest::test_runner::{RngAlgorithm, TestRng};
+use rand_core::RngCore;
+use rmqtt_codec::{v3, v5};
+use support::{Bench, Client, Codec, Said, publish, soon, told_and_closed};
+use tokio_util::codec::Encoder;
+
+fn silent(v5: bool) -> Codec {
+    if v5 { Codec::V5(v5::Codec::new(0, 0)) } else { Codec::V3(v3::Codec::new(0)) }
+}
+
+async fn raw(bench: &Bench, v5: bool, bytes: &[u8]) -> Client {
+    let mut client = Client::raw(bench.address, silent(v5)).await;
+    client.bytes(bytes).await;
+    client
+}
+
+/// Sends it on a connection of each version and expects the end, with this reason in version 5.
+async fn ends(bench: &Bench, bytes: &[u8], reason: u8) {
+    let mut three = bench.v3("three").await;
+    three.bytes(bytes).await;
+    assert_eq!(three.next().await, Said::Closed, "{bytes:x?}");
+    let mut five = bench.v5("five").await;
+    five.bytes(bytes).await;
+    assert_eq!(told_and_closed(&mut five).await, reason, "{bytes:x?}");
+}
+
+#[tokio::test]
+async fn bad_packets_end_their_own_connection() {
+    let bench = Bench::start().await;
+    let mut witness = bench.v3("witness").await;
+    for (bytes, reason) in [
+        // The header of a packet of 256 MB.
+        (&[0x30, 0xff, 0xff, 0xff, 0x7f][..], 0x95),
+        // A remaining length of five bytes.
+        (&[0x30, 0xff, 0xff, 0xff, 0xff, 0x01], 0x81),
+        // A second CONNECT, a server's packets, reserved types, wrong flags.
+        (&[0x10, 0x00], 0x82),
+        (&[0xb2, 0x07, 0x10, 0x01, 0x00, 0x03, 0x2f, 0xa2, 0x62], 0x82),
+        (&[0x22, 0x0a, 0x00, 0x03, 0x61, 0x2f, 0x62, 0x73, 0x05, 0x00, 0x68, 0x69], 0x82),
+        (&[0x00, 0x00], 0x82),
+        (&[0x80, 0x02, 0x00, 0x01], 0x82),
+        // SUBSCRIBE without a filter, with packet id 0.
+        (&[0x82, 0x02, 0x00, 0x01], 0x81),
+        (&[0x82, 0x06, 0x00, 0x00, 0x00, 0x01, 0x61, 0x00], 0x81),
+        // A topic that is not UTF-8.
+        (&[0x30, 0x05, 0x00, 0x02, 0xc3, 0x28, 0x00], 0x81),
+        // QoS 3.
+        (&[0x36, 0x06, 0x00, 0x01, 0x61, 0x00, 0x01, 0x00], 0x81),
+    ] {
+        ends(&bench, bytes, reason).await;
+    }
+    for topic in ["a/#", "+", "a\0b", &"x/".repeat(100)] {
+        let mut five = bench.v5("five").await;
+        five.publish(topic, "", QoS::AtMostOnce, false).await;
+        assert_eq!(told_and_closed(&mut five).await, 0x90, "{topic:?}");
+        let mut three = bench.v3("three").await;
+        three.publish(topic, "", QoS::AtMostOnce, false).await;
+        assert_eq!(three.next().await, Said::Closed, "{topic:?}");
+    }
+    witness.is_well().await;
+}
+
+#[tokio::test]
+async fn a_zero_length_topic_is_an_error_of_its_connection() {
+    let bench = Bench::start().await;
+    let mut witness = bench.v5("witness").await;
+    let mut three = bench.v3("three").await;
+    three.bytes(&[0x30, 0x02, 0x00, 0x00]).await;
+    assert_eq!(three.next().await, Said::Closed);
+    let mut five = bench.v5("five").await;
+    five.publish("", "", QoS::AtMostOnce, false).await;
+    assert_eq!(told_and_closed(&mut five).await, 0x90);
+    let mut alias = bench.v5("alias").await;
+    let mut message = publish("", "", QoS::AtMostOnce, false);
+    message.properties = Some(v5::PublishProperties { topic_alias: std::num::NonZeroU16::new(1), ..Default::default() });
+    alias.send_publish(message).await;
+    assert_eq!(told_and_closed(&mut alias).await, 0x94);
+    witness.is_well().await;
+}
+
+#[tokio::test]
+async fn bad_filters_are_refused_one_by_one() {
+    let bench = Bench::with(Config { max_subscriptions: 2, ..Config::default() }).await;
+    let (mut three, mut five) = (bench.v3("three").await, bench.v5("five").await);
+    for filter in ["a/#/b", "a+", "a\0", "$share/g/x"] {
+        assert_eq!(three.subscribe(filter, QoS::AtMostOnce).await, 0x80);
+        let expected = if filter.starts_with("$share") { 0x9e } else { 0x8f };
+        assert_eq!(five.subscribe(filter, QoS::AtMostOnce).await, expected);
+    }
+    for filter in ["ctrl/1", "ctrl/2", "ctrl/1"] {
+        assert_eq!(five.subscribe(filter, QoS::AtLeastOnce).await, 1);
+    }
+    assert_eq!(five.subscribe("ctrl/3", QoS::AtMostOnce).await, 0x97);
+    assert_eq!(bench.metric("broker_refused_total{cause=\"subscriptions\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn bad_connects_are_answered_as_their_version_says() {
+    let bench = Bench::start().await;
+    let mut witness = bench.v3("witness").await;
+    let code3 = async |bytes: &[u8]| match raw(&bench, false, bytes).await.next().await {
+        Said::Connack3(ack) => u8::from(ack.return_code),
+        Said::Closed => 0xff,
+        other => panic!("{other:?}"),
+    };
+    let code5 = async |bytes: &[u8]| match raw(&bench, true, bytes).await.next().await {
+        Said::Connack5(ack) => u8::from(ack.reason_code),
+        Said::Closed => 0xff,
+        other => panic!("{other:?}"),
+    };
+    // An empty client id without a clean session.
+    assert_eq!(code3(b"\x10\x0c\0\x04MQTT\x04\x00\0\x3c\0\0").await, 2);
+    // MQTT 3.1, 3.1.1's name with level 3, an unheard-of level.
+    assert_eq!(code3(b"\x10\x0f\0\x06MQIsdp\x03\x02\0\x3c\0\x01x").await, 1);
+    assert_eq!(code3(b"\x10\x0d\0\x04MQTT\x03\x02\0\x3c\0\x01x").await, 1);
+    assert_eq!(code5(b"\x10\x0e\0\x04MQTT\x06\x02\0\x3c\0\0\x01x").await, 0x84);
+    // Another protocol; HTTP; reserved flags; a client id that is not UTF-8.
+    assert_eq!(code3(b"\x10\x0d\0\x04HTTP\x04\x02\0\x3c\0\x01x").await, 0xff);
+    assert_eq!(code3(b"GET / HTTP/1.1\r\n\r\n").await, 0xff);
+    assert_eq!(code3(b"\x10\x0d\0\x04MQTT\x04\x03\0\x3c\0\x01x").await, 0xff);
+    assert_eq!(code3(b"\x10\x0e\0\x04MQTT\x04\x02\0\x3c\0\x02\xc3\x28").await, 0xff);
+    assert_eq!(code5(b"\x10\x0f\0\x04MQTT\x05\x02\0\x3c\0\0\x02\xc3\x28").await, 0x81);
+    // A CONNECT of 256 MB.
+    assert_eq!(code5(b"\x10\xff\xff\xff\x7f\0\x04MQTT\x05\x02\0\x3c").await, 0x95);
+    assert_eq!(code3(b"\x10\xff\xff\xff\x7f\0\x04MQTT\x04\x02\0\x3c").await, 0xff);
+    // Not a CONNECT at all.
+    assert_eq!(code3(&[0xc0, 0]).await, 0xff);
+    witness.is_well().await;
+}
+
+#[tokio::test]
+async fn a_client_without_an_id_is_given_one() {
+    let bench = Bench::start().await;
+    for clean_start in [true, false] {
+        let connect = v5::Connect { clean_start, keep_alive: 60, ..Default::default() };
+        let (mut client, ack) = Client::v5(bench.address, connect).await;
+        let assigned = ack.assigned_client_id.unwrap();
+        assert!(bench.handle.is_connected(&assigned));
+        client.is_well().await;
+    }
+    let connect = v3::Connect { clean_session: true, ..Default::default() };
+    let (mut client, ack) = Client::v3(bench.address, connect).await;
+    assert_eq!(ack.return_code, v3::ConnectAckReason::ConnectionAccepted);
+    client.is_well().await;
+}
+
+#[tokio::test]
+async fn connack_states_the_limits() {
+    let config = Config { max_inflight: 7, max_packet_size: 5000, ..Config::default() };
+    let bench = Bench::with(config).await;
+    let connect = v5::Connect { clean_start: true, client_id: "x".into(), ..Default::default() };
+    let (mut client, ack) = Client::v5(bench.address, connect).await;
+    assert_eq!((ack.receive_max.get(), ack.max_packet_size, ack.topic_alias_max), (7, Some(5000), 0));
+    assert!(ack.retain_available && ack.wildcard_subscription_available && ack.subscription_identifiers_available);
+    assert!(!ack.shared_subscription_available && !ack.session_present && ack.assigned_client_id.is_none());
+    for id in 1..=8 {
+        let mut message = publish("ctrl/x", "", QoS::ExactlyOnce, false);
+        message.packet_id = std::num::NonZeroU16::new(id);
+        client.send_publish(message).await;
+    }
+    for id in 1..=7 {
+        assert_eq!(client.next().await, Said::PubRec(id, 0));
+    }
+    assert_eq!(told_and_closed(&mut client).await, 0x93);
+}
+
+#[tokio::test]
+async fn a_connection_that_trickles_is_cut_off_in_time() {
+    let config = Config { connect_timeout: Duration::from_millis(300), ..Config::default() };
+    let bench = Bench::with(config).await;
+    let mut witness = bench.v3("witness").await;
+    let mut slow = Client::raw(bench.address, silent(false)).await;
+    let connect = b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01x";
+    slow.bytes(&connect[..3]).await;
+    witness.is_well().await;
+    assert_eq!(slow.next().await, Said::Closed);
+    assert_eq!(bench.metric("broker_refused_total{cause=\"connect_timeout\"}"), 1.0);
+    // One byte at a time is fine while it is quick enough.
+    let bench = Bench::start().await;
+    let mut slow = Client::raw(bench.address, silent(false)).await;
+    for byte in connect {
+        slow.bytes(&[*byte]).await;
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(slow.next().await, Said::Connack3(_)));
+}
+
+#[tokio::test]
+async fn a_panic_in_the_hook_stays_in_its_connection() {
+    let bench = Bench::start().await;
+    let mut witness = bench.v3("witness").await;
+    let mut five = bench.v5("five").await;
+    five.publish("ctrl/panic", "", QoS::AtLeastOnce, false).await;
+    assert_eq!(told_and_closed(&mut five).await, 0x80);
+    bench.hook.wait_for("disconnected five Lost").await;
+    let mut admitted = raw(&bench, false, b"\x10\x17\0\x04MQTT\x04\x02\0\x3c\0\x0bpanic-admit").await;
+    assert_eq!(admitted.next().await, Said::Closed);
+    let will = v5::LastWill {
+        qos: v5::QoS::AtMostOnce,
+        retain: false,
+        topic: "ctrl/panic".into(),
+        message: "".into(),
+        will_delay_interval_sec: None,
+        correlation_data: None,
+        message_expiry_interval: None,
+        content_type: None,
+        user_properties: Vec::new(),
+        is_utf8_payload: None,
+        response_topic: None,
+    };
+    let connect = v5::Connect { clean_start: true, client_id: "will".into(), last_will: Some(will), ..Default::default() };
+    drop(Client::v5(bench.address, connect).await);
+    bench.hook.wait_for("disconnected will Lost").await;
+    assert_eq!(bench.metric("broker_panics_total"), 3.0);
+    witness.is_well().await;
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    let bench = Bench::with(Config { max_connections: 2, ..Config::default() }).await;
+    let (mut one, _two) = (bench.v3("one").await, bench.v5("two").await);
+    let connect = v5::Connect { clean_start: true, client_id: "three".into(), ..Default::default() };
+    assert_eq!(u8::from(Client::v5(bench.address, connect).await.1.reason_code), 0x97);
+    let connect = v3::Connect { clean_session: true, client_id: "three".into(), ..Default::default() };
+    assert_eq!(u8::from(Client::v3(bench.address, connect).await.1.return_code), 3);
+    assert_eq!(bench.metric("broker_refused_total{cause=\"connections\"}"), 2.0);
+    one.is_well().await;
+    // Taking over one's own place is not one more.
+    bench.v5("two").await.is_well().await;
+}
+
+/// What a client sends in an ordinary life, in both versions.
+fn ordinary(v5: bool) -> Vec<Vec<u8>> {
+    let id = std::num::NonZeroU16::MIN;
+    let mut packets = Vec::new();
+    let mut put = |three: v3::Packet, five: v5::Packet| {
+        let mut output = BytesMut::new();
+        if v5 {
+            v5::Codec::new(0, 0).encode(five, &mut output).unwrap();
+        } else {
+            v3::Codec::new(0).encode(three, &mut output).unwrap();
+        }
+        packets.push(output.to_vec());
+    };
+    for (topic, qos) in [("data/a/b", QoS::ExactlyOnce), ("reg/query/d1", QoS::AtMostOnce), ("ctrl/a", QoS::AtLeastOnce)] {
+        let mut message = publish(topic, "payload", qos, true);
+        let three = v3::Packet::Publish(Box::new(message.clone()));
+        message.properties = Some(v5::PublishProperties {
+            correlation_data: Some("corr".into()),
+            content_type: Some("text".into()),
+            user_properties: vec![("a".into(), "b".into())],
+            response_topic: Some("reg/resp/d1".into()),
+            ..Default::default()
+        });
+        put(three, v5::Packet::Publish(Box::new(message)));
+    }
+    put(
+        v3::Packet::Subscribe { packet_id: id, topic_filters: vec![("reg/#".into(), v3::QoS::AtLeastOnce), ("é/+".into(), v3::QoS::ExactlyOnce)] },
+        v5::Packet::Subscribe(v5::Subscribe {
+            packet_id: id,
+            id: std::num::NonZeroU32::new(9),
+            user_properties: vec![("a".into(), "b".into())],
+            topic_filters: vec![("reg/#".into(), Default::default())],
+        }),
+    );
+    put(
+        v3::Packet::Unsubscribe { packet_id: id, topic_filters: vec!["a/b".into()] },
+        v5::Packet::Unsubscribe(v5::Unsubscribe { packet_id: id, user_properties: Vec::new(), topic_filters: vec!["a/b".into()] }),
+    );
+    let ack = v5::PublishAck2 { packet_id: id, reason_code: v5::PublishAck2Reason::Success, properties: Vec::new(), reason_string: Some("x".into()) };
+    put(v3::Packet::PublishRelease { packet_id: id }, v5::Packet::PublishRelease(ack.clone()));
+    put(v3::Packet::PublishComplete { packet_id: id }, v5::Packet::PublishComplete(ack));
+    put(v3::Packet::PingRequest, v5::Packet::PingRequest);
+    packets
+}
+
+/// A hundred thousand packets, each with a few bytes changed, on as many connections as it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mutated_packets_hurt_nobody() {
+    let bench = Bench::start().await;
+    let mut witness = bench.v5("witness").await;
+    let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut below = move |limit: usize| random.next_u32() as usize % limit;
+    for round in 0..400 {
+        let v5 = round % 2 == 0;
+        let packets = ordinary(v5);
+        let mut client = if v5 { bench.v5("fuzz").await } else { bench.v3("fuzz").await };
+        for _ in 0..50 {
+            let mut batch = Vec::new();
+            for _ in 0..5 {
+                let mut packet = packets[below(packets.len())].clone();
+                for _ in 0..below(3) {
+                    let at = below(packet.len());
+                    packet[at] = below(256) as u8;
+                }
+                batch.extend(packet);
+            }
+            use tokio::io::AsyncWriteExt;
+            if client.stream.write_all(&batch).await.is_err() {
+                break;
+            }
+        }
+    }
+    witness.is_well().await;
+    soon("the last of them", bench.wait_for_metric("broker_panics_total", 0.0)).await;
+}
