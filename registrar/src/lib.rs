@@ -1,6 +1,7 @@
 //! The registrar: directory, moves, bootstrap broker, HTTP API and operator's CLI.
 
 pub mod api;
+pub mod backup;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;

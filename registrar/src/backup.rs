@@ -1,0 +1,14 @@
+//! Backup and restore: everything the store holds as NDJSON, with a checksum.
+//!
+//! A backup is taken while the registrar runs. Every record in it is one that was stored while the backup was taken,
+//! and rows carry their epochs. It is not one moment: of two changes made meanwhile it may hold only the later one, and of
+//! one the row without its move. An open move whose device was changed again meanwhile is restored as superseded.
+//! Everything acknowledged before the backup began is in it.
+
+mod format;
+mod restore;
+mod take;
+
+pub use format::Counts;
+pub use restore::{RestoreError, restore};
+pub use take::take;

@@ -1,0 +1,147 @@
+//! Taking a backup.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use protocol::CommandId;
+use tokio::sync::mpsc;
+
+use super::format::{Counts, FORMAT, Line};
+use crate::store::{MoveFilter, Store, StoreError, record::MoveRecord};
+
+/// Records that are read at once; as many are held for a slow reader, a few times over.
+const PAGE: usize = 1000;
+const PAGES_WAITING: usize = 4;
+
+/// Streams a backup in chunks of whole lines. An error ends the stream without its last line, which `restore` refuses.
+/// It stops when nobody reads.
+pub fn take(store: Arc<dyn Store>, at: Timestamp) -> mpsc::Receiver<Result<Bytes, StoreError>> {
+    let (chunks, reader) = mpsc::channel(PAGES_WAITING);
+    tokio::spawn(async move {
+        let mut backup = Backup {
+            chunks,
+            crc: crc32fast::Hasher::new(),
+            counts: Counts::default(),
+        };
+        match backup.write(store.as_ref(), at).await {
+            Ok(()) | Err(Stopped::NobodyReads) => {}
+            Err(Stopped::Store(error)) => {
+                tracing::error!(%error, "a backup broke off");
+                // Nobody may be reading any more.
+                let _ = backup.chunks.send(Err(error)).await;
+            }
+        }
+    });
+    reader
+}
+
+struct Backup {
+    chunks: mpsc::Sender<Result<Bytes, StoreError>>,
+    crc: crc32fast::Hasher,
+    counts: Counts,
+}
+
+enum Stopped {
+    NobodyReads,
+    Store(StoreError),
+}
+
+impl From<StoreError> for Stopped {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Backup {
+    async fn write(&mut self, store: &dyn Store, at: Timestamp) -> Result<(), Stopped> {
+        self.send([Line::Backup { format: FORMAT, at }]).await?;
+        // Open moves are read before their devices, so that none is newer than its device's row.
+        let open = open_moves(store).await?;
+        let mut after = None;
+        loop {
+            let page = store.devices(after, PAGE).await?;
+            after = page.last().map(|(id, _)| id.clone());
+            if after.is_none() {
+                break;
+            }
+            self.send(page.into_iter().map(|(id, record)| Line::Device(id, record)))
+                .await?;
+        }
+        let gateways = store.gateways().await?;
+        self.send(gateways.into_iter().map(|(id, record)| Line::Gateway(id, record)))
+            .await?;
+        self.moves(store, open).await?;
+        let mut after = 0;
+        loop {
+            let page = store.audit(after, PAGE).await?;
+            let Some(last) = page.last() else {
+                break;
+            };
+            after = last.seq;
+            self.send(page.into_iter().map(Line::Audit)).await?;
+        }
+        let (counts, crc32) = (self.counts, self.crc.clone().finalize());
+        self.send([Line::End { counts, crc32 }]).await
+    }
+
+    /// The moves that were open, then those that are closed by now and were not among them.
+    async fn moves(&mut self, store: &dyn Store, open: Vec<MoveRecord>) -> Result<(), Stopped> {
+        let mut seen: Vec<CommandId> = open.iter().map(|record| record.id).collect();
+        seen.sort_unstable();
+        let mut open = open.into_iter();
+        loop {
+            let page: Vec<_> = open.by_ref().take(PAGE).map(Line::Move).collect();
+            if page.is_empty() {
+                break;
+            }
+            self.send(page).await?;
+        }
+        let mut filter = MoveFilter::default();
+        loop {
+            let page = store.moves(filter.clone(), PAGE).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            filter.before = Some(last.id);
+            let closed = page
+                .into_iter()
+                .filter(|record| record.is_closed() && seen.binary_search(&record.id).is_err());
+            self.send(closed.map(Line::Move)).await?;
+        }
+    }
+
+    async fn send(&mut self, lines: impl IntoIterator<Item = Line>) -> Result<(), Stopped> {
+        let mut chunk = Vec::new();
+        for line in lines {
+            self.counts.add(&line);
+            serde_json::to_writer(&mut chunk, &line)
+                .expect("records have string keys and finite numbers only");
+            chunk.push(b'\n');
+        }
+        self.crc.update(&chunk);
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        self.chunks
+            .send(Ok(chunk.into()))
+            .await
+            .map_err(|_| Stopped::NobodyReads)
+    }
+}
+
+async fn open_moves(store: &dyn Store) -> Result<Vec<MoveRecord>, StoreError> {
+    let mut filter = MoveFilter {
+        open: true,
+        ..MoveFilter::default()
+    };
+    let mut open = Vec::new();
+    loop {
+        let page = store.moves(filter.clone(), PAGE).await?;
+        let Some(last) = page.last() else {
+            return Ok(open);
+        };
+        filter.before = Some(last.id);
+        open.extend(page);
+    }
+}

@@ -1,0 +1,421 @@
+//! Reads CSV and NDJSON into rows, or says which lines are wrong.
+
+use std::{
+    borrow::Cow,
+    io::{self, BufRead, Read},
+    str::FromStr,
+};
+
+use hashbrown::HashMap;
+use protocol::{DeviceId, GatewayId};
+use serde::Deserialize;
+
+use crate::store::record::MAX_TEXT;
+
+const BOM: &[u8] = b"\xef\xbb\xbf";
+/// How many lines lie between two reports of progress.
+const PROGRESS_LINES: u64 = 10_000;
+
+/// How the rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A header `device,gateway[,labels,note]`, then a row a line; `,` or `;`.
+    Csv,
+    /// A JSON object with these keys a line.
+    Ndjson,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "csv" => Ok(Self::Csv),
+            "ndjson" => Ok(Self::Ndjson),
+            _ => Err(format!("format {text:?} is neither csv nor ndjson")),
+        }
+    }
+}
+
+/// How much is read at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of the whole input.
+    pub bytes: u64,
+    /// Bytes of one line.
+    pub line: usize,
+    /// Wrong lines that are listed; further ones are only counted.
+    pub errors: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            rows: 2_000_000,
+            bytes: 1024 * 1024 * 1024,
+            line: 16 * 1024,
+            errors: 100,
+        }
+    }
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its line, counted from 1 with the header.
+    pub line: u32,
+    /// The device.
+    pub device: DeviceId,
+    /// The gateway to assign, an index into [`Parsed::gateways`].
+    pub gateway: u32,
+    /// The labels to have; `None` leaves them as they are.
+    pub labels: Option<Box<str>>,
+    /// The note to have; `None` leaves it as it is.
+    pub note: Option<Box<str>>,
+}
+
+/// What is wrong with one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineError {
+    /// The line, counted from 1 with the header; 0 for the input as a whole.
+    pub line: u64,
+    /// What is wrong.
+    pub error: String,
+}
+
+/// Everything read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parsed {
+    /// The good rows, sorted by device; a device is there once.
+    pub rows: Vec<Row>,
+    /// The gateways they name, and the first line that names each.
+    pub gateways: Vec<(GatewayId, u32)>,
+    /// What is wrong, in the order of lines; at most [`Limits::errors`].
+    pub errors: Vec<LineError>,
+    /// How many lines are wrong.
+    pub rejected: u64,
+}
+
+impl Parsed {
+    pub(super) fn reject(&mut self, limits: &Limits, line: u64, error: String) {
+        self.rejected += 1;
+        if self.errors.len() < limits.errors {
+            self.errors.push(LineError { line, error });
+        }
+    }
+}
+
+/// One row before it is checked.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw<'a> {
+    #[serde(borrow)]
+    device: Cow<'a, str>,
+    #[serde(borrow)]
+    gateway: Cow<'a, str>,
+    #[serde(borrow, default)]
+    labels: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    note: Option<Cow<'a, str>>,
+}
+
+/// Reads all rows and checks each. `progress` is told the number of rows now and then.
+///
+/// # Errors
+/// Only those of `input` itself; wrong lines are part of what is returned.
+pub fn parse(
+    input: impl BufRead,
+    format: Format,
+    limits: &Limits,
+    mut progress: impl FnMut(u64),
+) -> io::Result<Parsed> {
+    let mut reader = Reader {
+        parsed: Parsed::default(),
+        numbers: HashMap::new(),
+        limits,
+        progress: &mut progress,
+    };
+    let mut input = input.take(limits.bytes);
+    match format {
+        Format::Csv => reader.csv(&mut input)?,
+        Format::Ndjson => reader.ndjson(&mut input)?,
+    }
+    if input.limit() == 0 && !input.into_inner().fill_buf()?.is_empty() {
+        reader.reject(0, format!("the input is longer than {} bytes", limits.bytes));
+    }
+    Ok(reader.finish())
+}
+
+struct Reader<'a> {
+    parsed: Parsed,
+    numbers: HashMap<GatewayId, u32>,
+    limits: &'a Limits,
+    progress: &'a mut dyn FnMut(u64),
+}
+
+/// One line of the input, or why it is none.
+enum Line<'a> {
+    Text(&'a str),
+    Bad(String),
+}
+
+/// Calls `each` with every line that is not empty and its number, until it returns `false`. A line that is too long is
+/// skipped, never held.
+fn lines(
+    mut input: impl BufRead,
+    limit: usize,
+    mut each: impl FnMut(u64, Line<'_>) -> bool,
+) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for number in 1.. {
+        bytes.clear();
+        if input
+            .by_ref()
+            .take(limit as u64 + 2)
+            .read_until(b'\n', &mut bytes)?
+            == 0
+        {
+            return Ok(());
+        }
+        let ended = bytes.ends_with(b"\n");
+        let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        let text = if number == 1 {
+            text.strip_prefix(BOM).unwrap_or(text)
+        } else {
+            text
+        };
+        let line = if text.len() > limit {
+            if !ended {
+                input.skip_until(b'\n')?;
+            }
+            Line::Bad(format!("the line is longer than {limit} bytes"))
+        } else {
+            match std::str::from_utf8(text) {
+                Ok(text) if text.trim().is_empty() => continue,
+                Ok(text) => Line::Text(text),
+                Err(error) => Line::Bad(format!("not UTF-8 at byte {}", error.valid_up_to() + 1)),
+            }
+        };
+        if !each(number, line) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+impl Reader<'_> {
+    fn csv(&mut self, input: impl BufRead) -> io::Result<()> {
+        let mut columns: Option<Columns> = None;
+        lines(input, self.limits.line, |number, line| {
+            let text = match line {
+                Line::Text(text) => text,
+                Line::Bad(error) => return self.reject(number, error) && columns.is_some(),
+            };
+            match &mut columns {
+                None => match Columns::of_header(text) {
+                    Ok(header) => {
+                        columns = Some(header);
+                        true
+                    }
+                    // Nothing after a wrong header means anything.
+                    Err(error) => {
+                        self.reject(number, error);
+                        false
+                    }
+                },
+                Some(columns) => {
+                    let row = columns.split(text);
+                    self.row(number, row)
+                }
+            }
+        })?;
+        if columns.is_none() && self.parsed.rejected == 0 {
+            self.reject(
+                1,
+                "the input is empty: a header device,gateway[,labels,note] is needed".into(),
+            );
+        }
+        Ok(())
+    }
+
+    fn ndjson(&mut self, input: impl BufRead) -> io::Result<()> {
+        lines(input, self.limits.line, |number, line| match line {
+            Line::Bad(error) => self.reject(number, error),
+            Line::Text(text) if !text.trim_start().starts_with('{') => {
+                self.reject(number, "not a JSON object".into())
+            }
+            Line::Text(text) => {
+                let row = serde_json::from_str::<Raw<'_>>(text).map_err(|error| error.to_string());
+                self.row(number, row)
+            }
+        })
+    }
+
+    /// Takes a row, and returns whether to go on.
+    fn row(&mut self, line: u64, raw: Result<Raw<'_>, String>) -> bool {
+        if self.parsed.rows.len() >= self.limits.rows {
+            self.reject(line, format!("more than {} rows", self.limits.rows));
+            return false;
+        }
+        match raw.and_then(|raw| self.checked(line, &raw)) {
+            Ok(row) => self.parsed.rows.push(row),
+            Err(error) => {
+                self.reject(line, error);
+            }
+        }
+        if line.is_multiple_of(PROGRESS_LINES) {
+            (self.progress)(line);
+        }
+        true
+    }
+
+    fn checked(&mut self, line: u64, raw: &Raw<'_>) -> Result<Row, String> {
+        let device = raw.device.parse().map_err(|error| format!("device: {error}"))?;
+        let gateway = match self.numbers.get(&*raw.gateway) {
+            Some(number) => *number,
+            None => {
+                let id: GatewayId = raw.gateway.parse().map_err(|error| format!("gateway: {error}"))?;
+                let number = short(self.parsed.gateways.len() as u64);
+                self.parsed.gateways.push((id.clone(), short(line)));
+                self.numbers.insert(id, number);
+                number
+            }
+        };
+        let text = |name: &str, text: &Option<Cow<'_, str>>| match text {
+            Some(text) if text.len() > MAX_TEXT => Err(format!("{name}: longer than {MAX_TEXT} bytes")),
+            Some(text) if text.chars().any(char::is_control) => {
+                Err(format!("{name}: contains a control character"))
+            }
+            Some(text) => Ok(Some(Box::from(text.as_ref()))),
+            None => Ok(None),
+        };
+        Ok(Row {
+            line: short(line),
+            device,
+            gateway,
+            labels: text("labels", &raw.labels)?,
+            note: text("note", &raw.note)?,
+        })
+    }
+
+    /// Notes a wrong line. Always goes on.
+    fn reject(&mut self, line: u64, error: String) -> bool {
+        self.parsed.reject(self.limits, line, error);
+        true
+    }
+
+    fn finish(mut self) -> Parsed {
+        let mut rows = std::mem::take(&mut self.parsed.rows);
+        rows.sort_unstable_by(|a, b| a.device.cmp(&b.device).then(a.line.cmp(&b.line)));
+        let mut first = 0;
+        let mut repeated = Vec::new();
+        for next in 1..rows.len() {
+            if rows[next].device == rows[first].device {
+                repeated.push((rows[next].line, first));
+            } else {
+                first = next;
+            }
+        }
+        repeated.sort_unstable();
+        for (line, first) in repeated {
+            let (device, first) = (&rows[first].device, rows[first].line);
+            self.reject(line.into(), format!("device {device} is already in line {first}"));
+        }
+        self.parsed.errors.sort_by_key(|error| error.line);
+        rows.dedup_by(|next, first| next.device == first.device);
+        self.parsed.rows = rows;
+        self.parsed
+    }
+}
+
+/// Lines and gateways fit: an input of so many lines is longer than any limit on its bytes.
+fn short(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Which column holds what, and how a line is split.
+struct Columns {
+    splitter: csv_core::Reader,
+    count: usize,
+    device: usize,
+    gateway: usize,
+    labels: Option<usize>,
+    note: Option<usize>,
+}
+
+impl Columns {
+    fn of_header(text: &str) -> Result<Self, String> {
+        let delimiter = if text.contains(';') { b';' } else { b',' };
+        let mut splitter = csv_core::ReaderBuilder::new().delimiter(delimiter).build();
+        let (fields, ends) = split(&mut splitter, text)?;
+        let names: Vec<&str> = pieces(&fields, &ends).map(str::trim).collect();
+        for (at, name) in names.iter().enumerate() {
+            if !["device", "gateway", "labels", "note"].contains(name) {
+                return Err(format!(
+                    "unknown column {name:?}; known are device, gateway, labels and note"
+                ));
+            }
+            if names[..at].contains(name) {
+                return Err(format!("column {name:?} is there twice"));
+            }
+        }
+        let find = |name| names.iter().position(|found| *found == name);
+        let needed = |name| find(name).ok_or_else(|| format!("column {name:?} is missing"));
+        Ok(Self {
+            count: names.len(),
+            device: needed("device")?,
+            gateway: needed("gateway")?,
+            labels: find("labels"),
+            note: find("note"),
+            splitter,
+        })
+    }
+
+    fn split(&mut self, text: &str) -> Result<Raw<'static>, String> {
+        let (fields, ends) = split(&mut self.splitter, text)?;
+        if ends.len() != self.count {
+            return Err(format!(
+                "{} fields, but the header has {}",
+                ends.len(),
+                self.count
+            ));
+        }
+        let piece = |at: usize| pieces(&fields, &ends).nth(at).unwrap_or_default().to_owned();
+        Ok(Raw {
+            device: piece(self.device).into(),
+            gateway: piece(self.gateway).into(),
+            labels: self.labels.map(|at| piece(at).into()),
+            note: self.note.map(|at| piece(at).into()),
+        })
+    }
+}
+
+/// Splits one line. A quoted field ends on its line.
+fn split(splitter: &mut csv_core::Reader, text: &str) -> Result<(String, Vec<usize>), String> {
+    splitter.reset();
+    let mut fields = vec![0; text.len() + 1];
+    let mut ends = vec![0; text.len() + 2];
+    let line = [text.as_bytes(), b"\n"].concat();
+    let (result, _, written, count) = splitter.read_record(&line, &mut fields, &mut ends);
+    if !matches!(result, csv_core::ReadRecordResult::Record) {
+        return Err("a quoted field is not closed on its line".into());
+    }
+    fields.truncate(written);
+    ends.truncate(count);
+    let fields = String::from_utf8(fields).map_err(|_| "not UTF-8".to_owned())?;
+    Ok((fields, ends))
+}
+
+fn pieces<'a>(fields: &'a str, ends: &'a [usize]) -> impl Iterator<Item = &'a str> {
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    // A cut between quotes may fall inside a character of a damaged line.
+    starts
+        .zip(ends)
+        .map(|(start, end)| fields.get(start..*end).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn limits() -> Limits {
+    Limits {
+        rows: 10,
+        bytes: 10_000,
+        line: 200,
+        errors: 3,
+    }
+}
+
+fn read(format: Format, text: &[u8]) -> Parsed {
+    parse(text, format, &limits(), |_| {}).unwrap()
+}
+
+fn csv(text: &str) -> Parsed {
+    read(Format::Csv, text.as_bytes())
+}
+
+fn rows(parsed: &Parsed) -> Vec<(u32, &str, &str, Option<&str>, Option<&str>)> {
+    let gateway = |row: &Row| parsed.gateways[row.gateway as usize].0.as_str();
+    let rows = parsed.rows.iter();
+    rows.map(|row| {
+        (
+            row.line,
+            row.device.as_str(),
+            gateway(row),
+            row.labels.as_deref(),
+            row.note.as_deref(),
+        )
+    })
+    .collect()
+}
+
+fn errors(parsed: &Parsed) -> Vec<(u64, &str)> {
+    parsed
+        .errors
+        .iter()
+        .map(|error| (error.line, error.error.as_str()))
+        .collect()
+}
+
+#[test]
+fn reads_csv() {
+    let parsed = csv("device,gateway\nd2,gw-a\n\nd1,gw-b\n");
+    assert_eq!(
+        rows(&parsed),
+        [(4, "d1", "gw-b", None, None), (2, "d2", "gw-a", None, None)]
+    );
+    assert_eq!(
+        parsed.gateways,
+        [("gw-a".parse().unwrap(), 2), ("gw-b".parse().unwrap(), 4)]
+    );
+    let parsed = csv("\u{feff}note;gateway;labels;device\r\n\"a; \"\"b\"\"\";gw-a;;d1\r\n é ;gw-a;x=1,y;d2");
+    assert_eq!(
+        rows(&parsed),
+        [
+            (2, "d1", "gw-a", Some(""), Some("a; \"b\"")),
+            (3, "d2", "gw-a", Some("x=1,y"), Some(" é "))
+        ]
+    );
+    assert_eq!((parsed.rejected, parsed.errors.len()), (0, 0));
+}
+
+#[test]
+fn reads_ndjson() {
+    let text = "{\"device\":\"d1\",\"gateway\":\"gw-a\",\"note\":\"\\u00e9\\\"\"}\n{\"gateway\":\"gw-b\",\"labels\":null,\"device\":\"d0\"}";
+    let parsed = read(Format::Ndjson, text.as_bytes());
+    assert_eq!(
+        rows(&parsed),
+        [
+            (2, "d0", "gw-b", None, None),
+            (1, "d1", "gw-a", None, Some("é\""))
+        ]
+    );
+}
+
+#[test]
+fn wrong_headers_are_named() {
+    for (header, error) in [
+        (
+            "",
+            "the input is empty: a header device,gateway[,labels,note] is needed",
+        ),
+        (
+            "device,gw\nx,y",
+            "unknown column \"gw\"; known are device, gateway, labels and note",
+        ),
+        ("device\nx", "column \"gateway\" is missing"),
+        ("device,gateway,device\n", "column \"device\" is there twice"),
+        ("\"device,gateway\n", "a quoted field is not closed on its line"),
+    ] {
+        assert_eq!(errors(&csv(header)), [(1, error)]);
+    }
+}
+
+#[test]
+fn wrong_lines_are_named_and_the_others_read() {
+    let parsed = csv(
+        "device,gateway,note\nd1,gw-a,x\nd/2,gw-a,x\nd3,,x\nd4,gw-a\nd5,gw-a,\"x\nd6,gw-a,a\tb\nd7,gw-b,x\nd1,gw-c,x\n",
+    );
+    assert_eq!(
+        rows(&parsed).iter().map(|row| row.1).collect::<Vec<_>>(),
+        ["d1", "d7"]
+    );
+    assert_eq!(parsed.rejected, 6);
+    assert_eq!(
+        errors(&parsed),
+        [
+            (
+                3,
+                "device: device id has the character '/' at position 2; allowed are A-Z a-z 0-9 . _ : @ ~ = -"
+            ),
+            (4, "gateway: gateway id is empty"),
+            (5, "2 fields, but the header has 3"),
+        ]
+    );
+    let parsed = csv("device,gateway\nd1,gw-a\nd2,gw-a\nd1,gw-b\n");
+    assert_eq!(errors(&parsed), [(4, "device d1 is already in line 2")]);
+
+    let parsed = read(
+        Format::Ndjson,
+        b"[1]\n{\"device\":\"d\",\"gateway\":\"g\",\"x\":1}\n{\"device\":\"\xff\"}\n",
+    );
+    assert_eq!(parsed.errors[0].error, "not a JSON object");
+    assert!(
+        parsed.errors[1].error.contains("unknown field `x`"),
+        "{:?}",
+        parsed.errors[1]
+    );
+    assert_eq!(errors(&parsed)[2], (3, "not UTF-8 at byte 12"));
+}
+
+#[test]
+fn limits_hold() {
+    let many: String = (0..11).map(|n| format!("d{n},gw-a\n")).collect();
+    let parsed = csv(&format!("device,gateway\n{many}"));
+    assert_eq!(errors(&parsed), [(12, "more than 10 rows")]);
+    let parsed = csv(&format!("device,gateway\nd1,{}\nd2,gw-a", "x".repeat(500)));
+    assert_eq!(errors(&parsed), [(2, "the line is longer than 200 bytes")]);
+    assert_eq!(parsed.rows.len(), 1);
+    let parsed = csv(&format!("device,gateway\n{}", "\n".repeat(20_000)));
+    assert_eq!(errors(&parsed), [(0, "the input is longer than 10000 bytes")]);
+    let parsed = csv(&format!("device,gateway\n{}", "/,/\n".repeat(9)));
+    assert_eq!((parsed.rejected, parsed.errors.len()), (9, 3));
+}
+
+fn line() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        "[a-z0-9,;\"{}:/ é]{0,30}".prop_map(String::into_bytes),
+        Just(b"device,gateway".to_vec()),
+        Just(b"d1,gw-a".to_vec()),
+        Just(br#"{"device":"d1","gateway":"gw-a"}"#.to_vec()),
+        prop::collection::vec(any::<u8>(), 0..300),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_input_panics_and_every_line_is_accounted_for(lines in prop::collection::vec(line(), 0..20)) {
+        let text = lines.join(&b'\n');
+        for format in [Format::Csv, Format::Ndjson] {
+            let parsed = read(format, &text);
+            prop_assert!(parsed.errors.len() as u64 <= parsed.rejected);
+            prop_assert!(parsed.rows.len() <= limits().rows);
+            prop_assert!(parsed.rows.is_sorted_by(|a, b| a.device < b.device));
+            prop_assert!(parsed.rows.iter().all(|row| (row.gateway as usize) < parsed.gateways.len()));
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read(
+        written in prop::collection::btree_map("[a-zA-Z0-9._:@~=-]{1,20}", ("gw-[a-c]", "[ -~é]{0,20}"), 0..10),
+        semicolon in any::<bool>(),
+    ) {
+        let mut writer = csv::WriterBuilder::new().delimiter(if semicolon { b';' } else { b',' }).from_writer(vec![]);
+        writer.write_record(["device", "gateway", "note"]).unwrap();
+        for (device, (gateway, note)) in &written {
+            writer.write_record([device, gateway, note]).unwrap();
+        }
+        let parsed = read(Format::Csv, &writer.into_inner().unwrap());
+        prop_assert_eq!(errors(&parsed), []);
+        let found: Vec<_> = rows(&parsed).iter().map(|row| (row.1.to_owned(), row.2.to_owned(), row.4.unwrap().to_owned())).collect();
+        let expected: Vec<_> = written.into_iter().map(|(device, (gateway, note))| (device, gateway, note)).collect();
+        prop_assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,142 @@
+//! What one row changes.
+
+use jiff::Timestamp;
+use protocol::{Epoch, GatewayId};
+
+use super::{
+    parse::Row,
+    staged::{Before, Staged},
+};
+use crate::store::record::DeviceRecord;
+
+/// What an import did, or would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// New devices.
+    pub added: u64,
+    /// Devices given another gateway.
+    pub moved: u64,
+    /// Devices that keep their gateway.
+    pub kept: u64,
+}
+
+/// The change that a row asks for, if any, counted in `summary`.
+pub(super) fn change(
+    row: Row,
+    gateway: &GatewayId,
+    before: Option<DeviceRecord>,
+    at: Timestamp,
+    summary: &mut Summary,
+) -> Option<Staged> {
+    let assigned = before.as_ref().filter(|before| !before.removed);
+    let text = |wanted: Option<Box<str>>, was: fn(&DeviceRecord) -> &String| match wanted {
+        Some(wanted) => wanted.into(),
+        None => assigned.map(was).cloned().unwrap_or_default(),
+    };
+    let labels = text(row.labels, |record| &record.labels);
+    let note = text(row.note, |record| &record.note);
+    let same = assigned.filter(|before| before.gateway == *gateway);
+    match (same, assigned) {
+        (Some(_), _) => summary.kept += 1,
+        (None, Some(_)) => summary.moved += 1,
+        (None, None) => summary.added += 1,
+    }
+    let put = match same {
+        Some(same) if same.labels == labels && same.note == note => return None,
+        Some(same) => DeviceRecord {
+            labels,
+            note,
+            ..same.clone()
+        },
+        None => DeviceRecord {
+            gateway: gateway.clone(),
+            epoch: before.as_ref().map_or(Epoch::FIRST, |before| before.epoch.next()),
+            since: at,
+            removed: false,
+            labels,
+            note,
+        },
+    };
+    Some(Staged {
+        device: row.device,
+        before: before.map(|before| Before {
+            gateway: before.gateway,
+            epoch: before.epoch,
+            removed: before.removed,
+        }),
+        put,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(epoch: u64, removed: bool) -> DeviceRecord {
+        DeviceRecord {
+            gateway: "gw-a".parse().unwrap(),
+            epoch: Epoch::new(epoch),
+            since: Timestamp::UNIX_EPOCH,
+            removed,
+            labels: "l".into(),
+            note: "n".into(),
+        }
+    }
+
+    /// Gateway, epoch, labels and note that a row leads to, and what it counts as.
+    fn outcome(
+        gateway: &str,
+        labels: Option<&str>,
+        before: Option<DeviceRecord>,
+    ) -> (Summary, Option<(u64, String, String)>) {
+        let row = Row {
+            line: 2,
+            device: "d".parse().unwrap(),
+            gateway: 0,
+            labels: labels.map(Box::from),
+            note: None,
+        };
+        let mut summary = Summary::default();
+        let gateway = gateway.parse().unwrap();
+        let staged = change(row, &gateway, before, Timestamp::MAX, &mut summary);
+        let put = staged.map(|staged| {
+            assert_eq!(staged.put.gateway, gateway);
+            (staged.put.epoch.get(), staged.put.labels, staged.put.note)
+        });
+        (summary, put)
+    }
+
+    fn counts(added: u64, moved: u64, kept: u64) -> Summary {
+        Summary { added, moved, kept }
+    }
+
+    #[test]
+    fn new_moved_and_kept_devices_are_told_apart() {
+        let text = |epoch, labels: &str, note: &str| Some((epoch, labels.into(), note.into()));
+        assert_eq!(outcome("gw-a", None, None), (counts(1, 0, 0), text(1, "", "")));
+        assert_eq!(
+            outcome("gw-a", None, Some(record(4, true))),
+            (counts(1, 0, 0), text(5, "", ""))
+        );
+        assert_eq!(
+            outcome("gw-b", None, Some(record(4, false))),
+            (counts(0, 1, 0), text(5, "l", "n"))
+        );
+        assert_eq!(
+            outcome("gw-b", Some(""), Some(record(4, false))),
+            (counts(0, 1, 0), text(5, "", "n"))
+        );
+        assert_eq!(
+            outcome("gw-a", None, Some(record(4, false))),
+            (counts(0, 0, 1), None)
+        );
+        assert_eq!(
+            outcome("gw-a", Some("l"), Some(record(4, false))),
+            (counts(0, 0, 1), None)
+        );
+        assert_eq!(
+            outcome("gw-a", Some("x"), Some(record(4, false))),
+            (counts(0, 0, 1), text(4, "x", "n"))
+        );
+    }
+}

@@ -1,0 +1,106 @@
+//! The accepted changes in a file of the data folder, one JSON object a line.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use protocol::{CommandId, DeviceId, Epoch, GatewayId};
+use serde::{Deserialize, Serialize};
+
+use crate::store::{folder::sync_folder, record::DeviceRecord};
+
+const PREFIX: &str = "import-";
+const SUFFIX: &str = ".ndjson";
+
+/// The assignment a change is based on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Before {
+    pub gateway: GatewayId,
+    pub epoch: Epoch,
+    pub removed: bool,
+}
+
+/// One change to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Staged {
+    pub device: DeviceId,
+    pub before: Option<Before>,
+    pub put: DeviceRecord,
+}
+
+/// The file being written.
+pub(super) struct Writer {
+    path: PathBuf,
+    file: BufWriter<File>,
+    changes: u64,
+}
+
+pub(super) fn path(folder: &Path, import: CommandId) -> PathBuf {
+    folder.join(format!("{PREFIX}{import}{SUFFIX}"))
+}
+
+impl Writer {
+    pub fn create(folder: &Path, import: CommandId) -> io::Result<Self> {
+        let path = path(folder, import);
+        let file = BufWriter::with_capacity(256 * 1024, File::create(&path)?);
+        Ok(Self {
+            path,
+            file,
+            changes: 0,
+        })
+    }
+
+    pub fn push(&mut self, change: &Staged) -> io::Result<()> {
+        self.changes += 1;
+        serde_json::to_writer(&mut self.file, change)?;
+        self.file.write_all(b"\n")
+    }
+
+    /// Makes the file durable, and returns how many changes are in it.
+    pub fn finish(self) -> io::Result<u64> {
+        self.file.into_inner()?.sync_all()?;
+        sync_folder(self.path.parent().unwrap_or(Path::new(".")))?;
+        Ok(self.changes)
+    }
+}
+
+/// The file being read.
+pub(super) struct Reader {
+    lines: io::Lines<BufReader<File>>,
+}
+
+impl Reader {
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let lines = BufReader::with_capacity(256 * 1024, File::open(path)?).lines();
+        Ok(Self { lines })
+    }
+
+    /// At most `count` further changes; none at the end.
+    pub fn next(&mut self, count: usize) -> io::Result<Vec<Staged>> {
+        let change = |line: io::Result<String>| Ok(serde_json::from_str(&line?)?);
+        self.lines.by_ref().take(count).map(change).collect()
+    }
+}
+
+/// Removes one import's file, if it has one.
+pub(super) fn remove(folder: &Path, import: CommandId) -> io::Result<()> {
+    match fs::remove_file(path(folder, import)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes staged files of imports that were never accepted, or are finished.
+pub(super) fn sweep(folder: &Path, keep: Option<CommandId>) -> io::Result<()> {
+    let keep = keep.map(|import| path(folder, import));
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(PREFIX) && name.ends_with(SUFFIX) && Some(&path) != keep.as_ref() {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}

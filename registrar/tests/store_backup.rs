@@ -1,0 +1,198 @@
+//! Backup and restore.
+#![allow(clippy::unwrap_used)]
+
+mod store;
+
+use std::{io::Cursor, path::Path, sync::Arc};
+
+use homeport_registrar::{
+    api::MigrationState::{Done, Planned, Superseded},
+    backup::{Counts, RestoreError, restore, take},
+    directory::Directory,
+    store::{
+        MoveFilter, Store, Transaction,
+        folder::OpenError,
+        memory::MemoryStore,
+        record::GatewayRecord,
+        sled::{SledConfig, SledStore},
+    },
+};
+use store::*;
+
+async fn backup(store: Arc<dyn Store>) -> Vec<u8> {
+    let mut chunks = take(store, now());
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.recv().await {
+        bytes.extend_from_slice(&chunk.unwrap());
+    }
+    bytes
+}
+
+async fn filled() -> Arc<MemoryStore> {
+    let store = Arc::new(MemoryStore::default());
+    let mut batch: Vec<_> = (0..2500)
+        .map(|n| assign(&format!("d{n}"), None, "gw-a"))
+        .collect();
+    let mut removed = assign("d7", Some(1), "gw-a");
+    removed.device.as_mut().unwrap().put.removed = true;
+    batch.push(removed);
+    batch.push(assign("d8", Some(1), "gw-b"));
+    batch.extend(
+        [(1, "d8", Planned), (2, "d9", Done), (3, "d10", Planned)]
+            .map(|(n, device, state)| put_move(migration(n, device, state))),
+    );
+    let gateway = GatewayRecord {
+        status: None,
+        seen: Some(now()),
+    };
+    batch.push(Transaction {
+        gateways: vec![("gw-a".parse().unwrap(), gateway)],
+        ..Transaction::default()
+    });
+    assert!(store.commit(batch).await.unwrap().iter().all(Result::is_ok));
+    store
+}
+
+async fn restored(bytes: &[u8], folder: &Path) -> Result<Counts, RestoreError> {
+    restore(Cursor::new(bytes), folder, SledConfig::default(), |_| {}).await
+}
+
+#[tokio::test]
+async fn a_restored_store_holds_what_was_backed_up() {
+    let store = filled().await;
+    let bytes = backup(store.clone()).await;
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("data");
+    let counts = restored(&bytes, &folder).await.unwrap();
+    assert_eq!(
+        counts,
+        Counts {
+            devices: 2500,
+            gateways: 1,
+            moves: 3,
+            audit: 2502
+        }
+    );
+
+    let copy = SledStore::open(&folder, SledConfig::default()).unwrap();
+    assert_eq!(all_devices(&copy).await, all_devices(store.as_ref()).await);
+    assert_eq!(copy.gateways().await.unwrap(), store.gateways().await.unwrap());
+    assert_eq!(
+        copy.audit(0, 5000).await.unwrap(),
+        store.audit(0, 5000).await.unwrap()
+    );
+    // d10 has epoch 1, its move is of epoch 2: the row was changed after the move was read.
+    let moves = copy.moves(MoveFilter::default(), 10).await.unwrap();
+    let states: Vec<_> = moves.iter().map(|record| record.state).collect();
+    assert_eq!(states, [Superseded, Done, Planned]);
+    assert_eq!(Directory::load(&copy).await.unwrap().0.len(), 2499);
+}
+
+#[tokio::test]
+async fn damaged_backups_are_refused_and_leave_nothing() {
+    let bytes = backup(filled().await).await;
+    let temp = tempfile::tempdir().unwrap();
+    let refused = async |bytes: &[u8]| {
+        let folder = temp.path().join("data");
+        let error = restored(bytes, &folder).await.unwrap_err();
+        assert!(!folder.exists());
+        error
+    };
+    assert!(matches!(refused(b"").await, RestoreError::CutShort));
+    assert!(matches!(
+        refused(&bytes[..bytes.len() - 1]).await,
+        RestoreError::CutShort
+    ));
+    let last = bytes[..bytes.len() - 1]
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .unwrap();
+    assert!(matches!(refused(&bytes[..=last]).await, RestoreError::CutShort));
+    let second = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    assert!(matches!(
+        refused(&bytes[second..]).await,
+        RestoreError::Line { line: 1, .. }
+    ));
+
+    let text = String::from_utf8(bytes.clone()).unwrap();
+    assert!(matches!(
+        refused(text.replacen("gw-a", "gw-x", 1).as_bytes()).await,
+        RestoreError::Damaged
+    ));
+    let newer = text.replacen("\"format\":1", "\"format\":2", 1);
+    let error = refused(newer.as_bytes()).await.to_string();
+    assert_eq!(
+        error,
+        "line 1 of the backup: format 2 is not known to this build, which knows 1"
+    );
+    let garbled = text.replacen("\"d2\"", "\"d/2\"", 1);
+    assert!(matches!(
+        refused(garbled.as_bytes()).await,
+        RestoreError::Line { .. }
+    ));
+    assert!(matches!(
+        refused(&[bytes.clone(), b"{}\n".to_vec()].concat()).await,
+        RestoreError::Line { .. }
+    ));
+    assert!(matches!(
+        refused(&[bytes.clone(), bytes].concat()).await,
+        RestoreError::Damaged
+    ));
+}
+
+#[tokio::test]
+async fn only_an_empty_folder_is_restored_into() {
+    let bytes = backup(filled().await).await;
+    let temp = tempfile::tempdir().unwrap();
+    drop(SledStore::open(&temp.path().join("used"), SledConfig::default()).unwrap());
+    std::fs::create_dir(temp.path().join("foreign")).unwrap();
+    std::fs::write(temp.path().join("foreign/file"), "mine").unwrap();
+    for name in ["used", "foreign"] {
+        let error = restored(&bytes, &temp.path().join(name)).await.unwrap_err();
+        assert!(
+            matches!(error, RestoreError::Folder(OpenError::NotEmpty { .. })),
+            "{error}"
+        );
+    }
+    // A restore that did not come to its end.
+    drop(SledStore::restore(&temp.path().join("half"), SledConfig::default()).unwrap());
+    let Err(error) = SledStore::open(&temp.path().join("half"), SledConfig::default()) else {
+        panic!()
+    };
+    assert!(matches!(error, OpenError::Unfinished { .. }), "{error}");
+    assert!(restored(&bytes, &temp.path().join("half")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_backup_taken_while_devices_change_can_be_restored() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = Arc::new(SledStore::open(&temp.path().join("live"), SledConfig::default()).unwrap());
+    for chunk in 0..30 {
+        let batch = (0..100)
+            .map(|n| assign(&format!("d{chunk:02}-{n}"), None, "gw-a"))
+            .collect();
+        store.stage(batch).await.unwrap();
+    }
+    let changing = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for epoch in 1..40 {
+                store
+                    .commit(vec![assign("d15-50", Some(epoch), "gw-b")])
+                    .await
+                    .unwrap();
+            }
+        })
+    };
+    let bytes = backup(store.clone()).await;
+    changing.await.unwrap();
+    let copy = temp.path().join("copy");
+    assert_eq!(restored(&bytes, &copy).await.unwrap().devices, 3000);
+    let copy = SledStore::open(&copy, SledConfig::default()).unwrap();
+    let id = "d15-50".parse().unwrap();
+    let (then, now) = (
+        copy.device(&id).await.unwrap().unwrap(),
+        store.device(&id).await.unwrap().unwrap(),
+    );
+    assert!(then.epoch <= now.epoch);
+}

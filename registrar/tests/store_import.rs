@@ -1,0 +1,372 @@
+//! Imports: all or nothing, finished after whatever cuts them short, and never undoing what was changed meanwhile.
+#![allow(clippy::unwrap_used)]
+
+mod store;
+
+use std::{
+    io::Cursor,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use homeport_registrar::{
+    api::{ImportProgress, MigrationState::Planned},
+    directory::Directory,
+    import::{Assignments, Format, Importer, Limits, Order, Written},
+    store::{
+        Outcomes, Store, StoreError, StoreFuture, Transaction,
+        memory::MemoryStore,
+        record::{DeviceRecord, ImportRecord, MoveRecord},
+        sled::{SledConfig, SledStore},
+    },
+};
+use parking_lot::Mutex;
+use protocol::{DeviceId, GatewayId};
+use store::*;
+
+/// Knows `gw-a` and `gw-b`, and plans a move for every device that had a gateway.
+#[derive(Default)]
+struct Gateways {
+    directory: Directory,
+    written: Mutex<Vec<Written>>,
+}
+
+impl Assignments for Gateways {
+    fn is_known(&self, gateway: &GatewayId) -> bool {
+        ["gw-a", "gw-b"].contains(&gateway.as_str())
+    }
+
+    fn plan_move(
+        &self,
+        device: &DeviceId,
+        from: Option<&GatewayId>,
+        to: &DeviceRecord,
+        _actor: &str,
+    ) -> Option<MoveRecord> {
+        from?;
+        let mut record = migration(uuid::Uuid::now_v7().as_u128(), device.as_str(), Planned);
+        record.epoch = to.epoch;
+        Some(record)
+    }
+
+    fn written(&self, rows: Vec<Written>) -> StoreFuture<'_, ()> {
+        for row in &rows {
+            self.directory.apply(&row.device, &row.record);
+        }
+        self.written.lock().extend(rows);
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+fn importer(
+    store: Arc<dyn Store>,
+    folder: &Path,
+    unfinished: Option<ImportRecord>,
+) -> (Arc<Importer>, Arc<Gateways>) {
+    let gateways = Arc::new(Gateways::default());
+    let importer = Importer {
+        store,
+        assignments: gateways.clone(),
+        folder: folder.into(),
+        limits: Limits::default(),
+        metrics: Default::default(),
+        unfinished: unfinished.into(),
+    };
+    (Arc::new(importer), gateways)
+}
+
+fn order() -> Order {
+    Order {
+        format: Format::Csv,
+        actor: "test".into(),
+        dry_run: false,
+        allow_unknown_gateway: false,
+    }
+}
+
+async fn import(importer: &Arc<Importer>, text: String, order: Order) -> Vec<ImportProgress> {
+    let mut reports = importer.start(Cursor::new(text), order);
+    let mut all = Vec::new();
+    while let Some(report) = reports.recv().await {
+        if !matches!(report, ImportProgress::Progress { .. }) {
+            all.push(report);
+        }
+    }
+    all
+}
+
+fn done(added: u64, moved: u64, kept: u64) -> [ImportProgress; 1] {
+    [ImportProgress::Done {
+        added,
+        moved,
+        kept,
+        dry_run: false,
+    }]
+}
+
+fn staged_files(folder: &Path) -> usize {
+    let names = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    names
+        .filter(|name| name.to_string_lossy().starts_with("import-"))
+        .count()
+}
+
+#[tokio::test]
+async fn rows_are_added_moved_and_kept() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = Arc::new(MemoryStore::default());
+    store
+        .commit(vec![assign("b", None, "gw-a"), assign("c", None, "gw-a")])
+        .await
+        .unwrap();
+    let (importer, gateways) = importer(store.clone(), temp.path(), None);
+    let text = "device,gateway,note\nc,gw-a,\nb,gw-b,x\na,gw-a,\n";
+    let dry = import(
+        &importer,
+        text.into(),
+        Order {
+            dry_run: true,
+            ..order()
+        },
+    )
+    .await;
+    assert_eq!(
+        dry,
+        [ImportProgress::Done {
+            added: 1,
+            moved: 1,
+            kept: 1,
+            dry_run: true
+        }]
+    );
+    assert_eq!(all_devices(store.as_ref()).await.len(), 2);
+
+    assert_eq!(import(&importer, text.into(), order()).await, done(1, 1, 1));
+    let rows = all_devices(store.as_ref()).await;
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(id, row)| {
+            (
+                id.as_str(),
+                row.gateway.as_str(),
+                row.epoch.get(),
+                row.note.as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        rows,
+        [("a", "gw-a", 1, ""), ("b", "gw-b", 2, "x"), ("c", "gw-a", 1, "")]
+    );
+    let written = std::mem::take(&mut *gateways.written.lock());
+    let moves: Vec<_> = written
+        .iter()
+        .map(|row| (row.device.as_str(), row.moved.is_some()))
+        .collect();
+    assert_eq!(moves, [("a", false), ("b", true)]);
+    let stored = store
+        .migration(written[1].moved.as_ref().unwrap().id)
+        .await
+        .unwrap();
+    assert_eq!(stored, written[1].moved);
+    let audit = store.audit(2, 10).await.unwrap();
+    assert_eq!(audit.len(), 2);
+    assert_eq!(
+        (
+            audit[1].action.as_str(),
+            audit[1].before.as_ref().unwrap().0.as_str()
+        ),
+        ("import", "gw-a")
+    );
+    assert_eq!(gateways.directory.len(), 2);
+    assert_eq!(staged_files(temp.path()), 0);
+
+    assert_eq!(import(&importer, text.into(), order()).await, done(0, 0, 3));
+    assert_eq!(gateways.written.lock().len(), 0);
+}
+
+#[tokio::test]
+async fn one_wrong_line_refuses_all() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = Arc::new(MemoryStore::default());
+    let (importer, _) = importer(store.clone(), temp.path(), None);
+    let rows: String = (0..5000).map(|n| format!("d{n},gw-a\n")).collect();
+    let text = format!("device,gateway\n{rows}x/y,gw-a\nd,gw-z\n{rows}");
+    let reports = import(&importer, text, order()).await;
+    assert_eq!(reports.len(), 101);
+    let ImportProgress::Rejected { line, error } = &reports[0] else {
+        panic!()
+    };
+    assert_eq!(*line, 5002);
+    assert!(error.contains('/'), "{error}");
+    let failed = ImportProgress::Failed {
+        error: "5002 lines are wrong, nothing was written".into(),
+        rejected: 5002,
+    };
+    assert_eq!(reports[100], failed);
+    let unknown = import(&importer, "device,gateway\nd,gw-z\n".into(), order()).await;
+    let error = "gateway gw-z is not known: it has never connected to this registrar".into();
+    assert_eq!(unknown[0], ImportProgress::Rejected { line: 2, error });
+    assert_eq!(all_devices(store.as_ref()).await, []);
+    assert_eq!(staged_files(temp.path()), 0);
+
+    let allowed = Order {
+        allow_unknown_gateway: true,
+        ..order()
+    };
+    assert_eq!(
+        import(&importer, "device,gateway\nd,gw-z\n".into(), allowed).await,
+        done(1, 0, 0)
+    );
+}
+
+/// A store that fails from the nth write of rows on.
+struct Failing {
+    store: Arc<MemoryStore>,
+    left: AtomicUsize,
+}
+
+impl Store for Failing {
+    fn commit(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
+        self.store.commit(batch)
+    }
+    fn stage(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
+        if self
+            .left
+            .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1))
+            .is_err()
+        {
+            return Box::pin(std::future::ready(Err(StoreError::Engine("no space".into()))));
+        }
+        self.store.stage(batch)
+    }
+    fn sync(&self) -> StoreFuture<'_, ()> {
+        self.store.sync()
+    }
+    fn device<'a>(&'a self, id: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {
+        self.store.device(id)
+    }
+    fn devices_of(&self, ids: Vec<DeviceId>) -> StoreFuture<'_, Vec<Option<DeviceRecord>>> {
+        self.store.devices_of(ids)
+    }
+    fn devices(&self, _: Option<DeviceId>, _: usize) -> StoreFuture<'_, Vec<(DeviceId, DeviceRecord)>> {
+        unreachable!("no import lists devices")
+    }
+    fn gateways(
+        &self,
+    ) -> StoreFuture<'_, Vec<(GatewayId, homeport_registrar::store::record::GatewayRecord)>> {
+        unreachable!("no import lists gateways")
+    }
+    fn migration(&self, _: protocol::CommandId) -> StoreFuture<'_, Option<MoveRecord>> {
+        unreachable!("no import reads moves")
+    }
+    fn moves(&self, _: homeport_registrar::store::MoveFilter, _: usize) -> StoreFuture<'_, Vec<MoveRecord>> {
+        unreachable!("no import lists moves")
+    }
+    fn audit(&self, _: u64, _: usize) -> StoreFuture<'_, Vec<homeport_registrar::api::AuditEntry>> {
+        unreachable!("no import reads the audit log")
+    }
+    fn load(&self, _: Box<dyn FnMut(homeport_registrar::store::Loaded) + Send>) -> StoreFuture<'_, ()> {
+        unreachable!("no import starts a registrar")
+    }
+}
+
+#[tokio::test]
+async fn an_import_that_broke_off_is_finished_and_undoes_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = Arc::new(MemoryStore::default());
+    let rows: String = (0..9000).map(|n| format!("d{n:04},gw-a\n")).collect();
+    let failing = Arc::new(Failing {
+        store: store.clone(),
+        left: AtomicUsize::new(2),
+    });
+    let (broken, _) = importer(failing, temp.path(), None);
+    let reports = import(&broken, format!("device,gateway\n{rows}"), order()).await;
+    let ImportProgress::Failed { error, rejected: 0 } = &reports[0] else {
+        panic!("{reports:?}")
+    };
+    assert!(
+        error.starts_with("accepted, but it broke off") && error.contains("no space"),
+        "{error}"
+    );
+    assert_eq!(all_devices(store.as_ref()).await.len(), 4000);
+
+    // Meanwhile someone moves a device that was written, and one that was not is added.
+    store
+        .commit(vec![
+            assign("d0001", Some(1), "gw-b"),
+            assign("d8000", None, "gw-b"),
+        ])
+        .await
+        .unwrap();
+    let (_, rest) = Directory::load(store.as_ref()).await.unwrap();
+    assert!(rest.import.is_some());
+    let (importer, gateways) = importer(store.clone(), temp.path(), rest.import);
+    importer.finish().await.unwrap();
+    let rows = all_devices(store.as_ref()).await;
+    assert_eq!(rows.len(), 9000);
+    for (id, row) in rows {
+        let expected = match id.as_str() {
+            "d0001" => ("gw-b", 2),
+            "d8000" => ("gw-b", 1),
+            _ => ("gw-a", 1),
+        };
+        assert_eq!((row.gateway.as_str(), row.epoch.get()), expected, "{id}");
+    }
+    assert_eq!(gateways.written.lock().len(), 4999);
+    assert_eq!(Directory::load(store.as_ref()).await.unwrap().1.import, None);
+    assert_eq!(staged_files(temp.path()), 0);
+}
+
+const FOLDER: &str = "HOMEPORT_TEST_IMPORT_FOLDER";
+
+/// The child of the next test: starts an import and is killed during it.
+#[test]
+fn importing_child() {
+    let Ok(folder) = std::env::var(FOLDER) else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = SledStore::open(Path::new(&folder), SledConfig::default()).unwrap();
+        let (importer, _) = importer(Arc::new(store), Path::new(&folder), None);
+        let rows: String = (0..40_000).map(|n| format!("d{n},gw-a\n")).collect();
+        let mut reports = importer.start(Cursor::new(format!("device,gateway\n{rows}")), order());
+        while let Some(report) = reports.recv().await {
+            println!("{}", serde_json::to_string(&report).unwrap());
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_killed_import_is_finished_at_the_next_start() {
+    use std::io::{BufRead, BufReader};
+    let temp = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["importing_child", "--exact", "--nocapture"])
+        .env(FOLDER, temp.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines
+        .find(|line| line.as_ref().unwrap().contains("writing"))
+        .unwrap()
+        .unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let store = Arc::new(SledStore::open(temp.path(), SledConfig::default()).unwrap());
+    let (directory, rest) = Directory::load(store.as_ref()).await.unwrap();
+    let written = directory.len();
+    assert!((1..40_000).contains(&written), "{written}");
+    let (importer, _) = importer(store.clone(), temp.path(), rest.import);
+    importer.finish().await.unwrap();
+    assert_eq!(Directory::load(store.as_ref()).await.unwrap().0.len(), 40_000);
+    assert_eq!(staged_files(temp.path()), 0);
+}
