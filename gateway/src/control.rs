@@ -169,3 +169,6 @@ impl Control {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,10 +76,14 @@ pub enum StoreError {
     },
 }
 
+/// How the file is opened, so that a test can open one that fails.
+type Opener = Box<dyn Fn(&Path) -> Result<Database, DatabaseError> + Send>;
+
 /// The open store of one gateway.
 pub struct Store {
     path: PathBuf,
     gateway: GatewayId,
+    opener: Opener,
     /// Absent after a failed write: redb refuses to go on with a file it could not write, so it is opened again.
     database: Option<Database>,
 }
@@ -90,6 +94,10 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub fn open(folder: &Path, gateway: &GatewayId) -> Result<Self, StoreError> {
+        Self::open_with(folder, gateway, Box::new(|path| Database::create(path)))
+    }
+
+    pub(crate) fn open_with(folder: &Path, gateway: &GatewayId, opener: Opener) -> Result<Self, StoreError> {
         let at = |source| StoreError::Folder {
             path: folder.into(),
             source,
@@ -98,6 +106,7 @@ impl Store {
         let mut store = Self {
             path: folder.join(FILE),
             gateway: gateway.clone(),
+            opener,
             database: None,
         };
         store.database = Some(store.connect()?);
@@ -176,7 +185,7 @@ impl Store {
     }
 
     fn connect(&self) -> Result<Database, StoreError> {
-        let database = Database::create(&self.path).map_err(|error| match error {
+        let database = (self.opener)(&self.path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
                 StoreError::Locked(self.path.clone())
             }
@@ -288,5 +297,7 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+#[cfg(test)]
+pub(crate) mod faulty;
 #[cfg(test)]
 mod tests;

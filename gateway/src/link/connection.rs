@@ -161,10 +161,8 @@ impl<'a> Connection<'a> {
 
     fn handle(&mut self, event: ClientEvent) -> Result<(), LinkError> {
         self.acknowledge(&event)?;
-        match event {
-            ClientEvent::Incoming(Incoming::Publish(publish)) => self.command(&publish.payload),
-            ClientEvent::Incoming(Incoming::Disconnect(_)) => return Err(LinkError::Ended),
-            _ => {}
+        if let ClientEvent::Incoming(Incoming::Publish(publish)) = event {
+            self.command(&publish.payload);
         }
         Ok(())
     }
