@@ -59,6 +59,8 @@ pub enum ClientCommand {
     Audit(Noun<audit::Verb>),
     /// Write everything the registrar knows to a file, while it runs.
     Backup(backup::Backup),
+    /// Fill an empty data folder from a backup, while no registrar runs on it.
+    Restore(backup::Restore),
     /// Print the completions of a shell.
     Completions {
         /// The shell.
@@ -90,6 +92,7 @@ fn dispatch(command: ClientCommand, mut program: clap::Command) -> Result<(), Er
         }
         ClientCommand::Audit(noun) => audit::run(noun.verb, &noun.options.client(), noun.options.output),
         ClientCommand::Backup(backup) => backup.run(),
+        ClientCommand::Restore(restore) => restore.run(),
         ClientCommand::Completions { shell } => {
             let name = program.get_name().to_owned();
             let mut script = Vec::new();

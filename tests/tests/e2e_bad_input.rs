@@ -117,7 +117,7 @@ fn a_second_gateway_with_the_same_id_is_refused() {
         Err(refused) => refused.fails(1, "gw-a"),
         Ok(mut second) => until("the second one says why it is refused", || {
             let log = second.process().stderr() + &second.process().stdout();
-            log.contains("gw-a") && log.contains("refused")
+            log.contains("gw-a") && log.contains("refuses")
         }),
     }
     let shown = registrar.gateway("gw-a").unwrap();
@@ -177,7 +177,7 @@ struct SmallDisk(tempfile::TempDir);
 impl SmallDisk {
     fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let mount = ["-t", "tmpfs", "-o", "size=8m", "tmpfs"];
+        let mount = ["-t", "tmpfs", "-o", "size=160m", "tmpfs"];
         let mounted = Command::new("mount")
             .args(mount)
             .arg(folder.path())

@@ -46,7 +46,7 @@ const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
 const NOT_AUTHORIZED: [u8; 4] = [0x20, 2, 0, 5];
 
 /// The notice a gateway retains for a device.
-fn notice(gateway: &Gateway, device: &str) -> Option<String> {
+fn kept_notice(gateway: &Gateway, device: &str) -> Option<String> {
     retained(gateway.addresses().mqtt, &format!("ctrl/{device}/migrate"))
 }
 
@@ -80,8 +80,12 @@ fn the_script_moves_a_device() {
         (Some(&MigrationState::Planned), Some(&MigrationState::Done))
     );
     assert!(states.is_sorted(), "{states:?}");
-    assert_eq!(notice(&a, "dev-1"), None, "the old gateway's notice is cleared");
-    assert_eq!(notice(&b, "dev-1"), None);
+    assert_eq!(
+        kept_notice(&a, "dev-1"),
+        None,
+        "the old gateway's notice is cleared"
+    );
+    assert_eq!(kept_notice(&b, "dev-1"), None);
 }
 
 #[test]
@@ -106,7 +110,7 @@ fn the_script_says_by_its_exit_code_how_it_ended() {
     .fails(4, "stays pending");
     let migration = registrar.migration("dev-1").unwrap();
     assert!(migration.state < MigrationState::Seen, "{migration:?}");
-    until("the notice is retained", || notice(&a, "dev-1").is_some());
+    until("the notice is retained", || kept_notice(&a, "dev-1").is_some());
     assert!(
         migrate_device(&registrar, &["--help"])
             .output()
@@ -155,7 +159,7 @@ fn a_sleeping_device_is_told_when_it_comes_back() {
         registrar.wait_connected(id, "gw-b");
         registrar.wait_done(id);
     }
-    assert_eq!(notice(&a, "dev-1"), None);
+    assert_eq!(kept_notice(&a, "dev-1"), None);
 }
 
 #[test]
@@ -199,7 +203,7 @@ fn a_device_that_ignores_the_notice_is_put_out() {
     let _back = Subscriber::start_as(a.addresses().mqtt, "dev-9", "cmd/dev-9/#", &[]);
     registrar.wait_connected("dev-9", "gw-a");
     registrar.wait_done("dev-9");
-    assert_eq!(notice(&a, "dev-9"), None);
+    assert_eq!(kept_notice(&a, "dev-9"), None);
 }
 
 #[test]
@@ -243,7 +247,7 @@ fn moving_back_and_forth_quickly_ends_where_the_last_move_says() {
     let device = registrar.device("dev-1").unwrap();
     assert_eq!((device.gateway.as_str(), device.epoch.get()), ("gw-a", 5));
     for gateway in [&a, &b] {
-        until("no notice is left", || notice(gateway, "dev-1").is_none());
+        until("no notice is left", || kept_notice(gateway, "dev-1").is_none());
     }
 
     registrar.start_move("dev-1", "gw-b", "30s");
@@ -285,5 +289,5 @@ fn a_device_on_the_wrong_gateway_is_given_a_notice_there() {
 
     let _agent = Agent::start(&registrar, "dev-1");
     registrar.wait_connected("dev-1", "gw-b");
-    until("its notice is cleared", || notice(&a, "dev-1").is_none());
+    until("its notice is cleared", || kept_notice(&a, "dev-1").is_none());
 }

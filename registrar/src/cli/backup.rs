@@ -1,12 +1,17 @@
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, BufReader, Read, Write},
     path::{Path, PathBuf},
 };
 
 use clap::Args;
+use indicatif::ProgressBar;
 
 use super::{Client, Error};
+use crate::{
+    backup::{Counts, restore},
+    store::sled::SledConfig,
+};
 
 /// `registrar backup`.
 #[derive(Clone, Debug, Args)]
@@ -20,6 +25,16 @@ pub struct Backup {
     )]
     server: String,
     /// The file to write, whole or not at all; `-` for stdout.
+    file: PathBuf,
+}
+
+/// `registrar restore`.
+#[derive(Clone, Debug, Args)]
+pub struct Restore {
+    /// The folder to fill: an empty one, or one that is not there yet.
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: PathBuf,
+    /// The backup.
     file: PathBuf,
 }
 
@@ -53,6 +68,37 @@ impl Backup {
                 Err(error)
             }
         }
+    }
+}
+
+impl Restore {
+    pub fn run(self) -> Result<(), Error> {
+        let failed = |source| Error::File {
+            path: self.file.clone(),
+            source,
+        };
+        let file = BufReader::new(File::open(&self.file).map_err(failed)?);
+        let bar = ProgressBar::new_spinner().with_message("lines checked and written:");
+        let work = restore(file, &self.data_dir, SledConfig::default(), |lines| {
+            bar.set_position(lines)
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let counts = runtime
+            .map_err(|error| Error::Failed(format!("cannot start the runtime: {error}")))?
+            .block_on(work)
+            .map_err(|error| Error::Failed(format!("{}: {error}", self.file.display())))?;
+        bar.finish_and_clear();
+        let Counts {
+            devices,
+            gateways,
+            moves,
+            audit,
+        } = counts;
+        eprintln!(
+            "restored {devices} devices (removed ones too), {gateways} gateways, {moves} moves and {audit} audit lines to {}",
+            self.data_dir.display()
+        );
+        Ok(())
     }
 }
 

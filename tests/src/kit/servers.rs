@@ -1,10 +1,16 @@
-use std::{ffi::OsString, fs, net::SocketAddr, path::{Path, PathBuf}, process::Command};
+use std::{
+    ffi::OsString,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use registrar::api;
 use serde::{Deserialize, de::DeserializeOwned};
 use tempfile::TempDir;
 
-use super::{Finished, Process, binary, eventually, finish, until};
+use super::{Finished, Process, binary, eventually, finish, root, until};
 
 /// Where a server really listens, as it writes it to `--addr-file`.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -18,6 +24,7 @@ pub struct Addresses {
 /// One server process and its folder, which outlives it.
 pub struct Server {
     program: &'static str,
+    config: &'static str,
     name: String,
     args: Vec<OsString>,
     data: PathBuf,
@@ -31,6 +38,11 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         Self {
             program,
+            config: if program == "registrar" {
+                "registrar.toml"
+            } else {
+                "gateway-a.toml"
+            },
             name: name.into(),
             args: args.iter().map(Into::into).collect(),
             data: data.map_or_else(|| folder.path().join("data"), Path::to_path_buf),
@@ -128,6 +140,8 @@ impl Server {
         command
             .current_dir(self.folder.path())
             .arg("serve")
+            .arg("--config")
+            .arg(root().join("configs/dev").join(self.config))
             .arg("--data-dir")
             .arg(self.data())
             .args([
@@ -145,7 +159,7 @@ impl Server {
 pub struct Registrar(Server);
 
 impl Registrar {
-    /// Starts one on defaults.
+    /// Starts one on the development configuration.
     #[track_caller]
     pub fn start() -> Self {
         Self::start_with(&[])
@@ -347,8 +361,18 @@ impl Agent {
         let mut command = Command::new(binary("device-agent"));
         command
             .current_dir(self.folder.path())
-            .args(["run", "--id", &self.id, "--registrar", &self.registrar, "--state"])
-            .arg(self.state());
+            .args([
+                "run",
+                "--stdin",
+                "--id",
+                &self.id,
+                "--registrar",
+                &self.registrar,
+                "--state",
+            ])
+            .arg(self.state())
+            .arg("--config")
+            .arg(root().join("configs/dev/device.toml"));
         self.process = Some(Process::spawn(
             &self.id,
             &mut command,
