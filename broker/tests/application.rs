@@ -42,7 +42,10 @@ async fn every_qos_goes_through_both_versions() {
     for published in QOS {
         for subscribed in QOS {
             let topic = format!("data/{published:?}/{subscribed:?}");
-            let (mut to, mut from) = (bench.v3(&format!("to-{topic}")).await, bench.v5(&format!("from-{topic}")).await);
+            let (mut to, mut from) = (
+                bench.v3(&format!("to-{topic}")).await,
+                bench.v5(&format!("from-{topic}")).await,
+            );
             assert_eq!(to.subscribe(&topic, subscribed).await, subscribed as u8);
             send(&mut from, &topic, "hello", published, false).await;
             let message = to.next_publish().await;
@@ -57,7 +60,11 @@ async fn every_qos_goes_through_both_versions() {
 #[tokio::test]
 async fn any_topic_is_safe() {
     let bench = Bench::start().await;
-    let (mut all, mut one, mut from) = (bench.v3("all").await, bench.v5("one").await, bench.v3("from").await);
+    let (mut all, mut one, mut from) = (
+        bench.v3("all").await,
+        bench.v5("one").await,
+        bench.v3("from").await,
+    );
     all.subscribe("#", QoS::AtMostOnce).await;
     one.subscribe("é/+", QoS::AtMostOnce).await;
     for topic in ["é/x", "/", "//", "日本/語", " ", "a b/c", "$private/x", "日"] {
@@ -80,7 +87,8 @@ async fn hundreds_of_retained_messages_all_arrive_and_only_retained_empty_ones_c
     let bench = Bench::start().await;
     let mut from = bench.v5("from").await;
     for number in 0..500 {
-        from.publish(&format!("data/{number:03}"), "kept", QoS::AtMostOnce, true).await;
+        from.publish(&format!("data/{number:03}"), "kept", QoS::AtMostOnce, true)
+            .await;
     }
     from.publish("data/000", "", QoS::AtMostOnce, false).await;
     from.publish("data/001", "", QoS::AtMostOnce, true).await;
@@ -98,7 +106,11 @@ async fn hundreds_of_retained_messages_all_arrive_and_only_retained_empty_ones_c
 
 #[tokio::test]
 async fn retained_messages_are_bounded() {
-    let bench = Bench::with(Config { max_retained_messages: 2, ..Config::default() }).await;
+    let bench = Bench::with(Config {
+        max_retained_messages: 2,
+        ..Config::default()
+    })
+    .await;
     let mut client = bench.v3("client").await;
     for topic in ["data/1", "data/2", "data/3"] {
         client.publish(topic, "kept", QoS::AtMostOnce, true).await;
@@ -111,12 +123,22 @@ async fn retained_messages_are_bounded() {
 #[tokio::test]
 async fn properties_of_version_5_pass_through() {
     let bench = Bench::start().await;
-    let (mut to, mut old, mut from) = (bench.v5("to").await, bench.v3("old").await, bench.v5("from").await);
+    let (mut to, mut old, mut from) = (
+        bench.v5("to").await,
+        bench.v3("old").await,
+        bench.v5("from").await,
+    );
     let subscribe = v5::Subscribe {
         packet_id: NonZeroU16::MIN,
         id: NonZeroU32::new(77),
         user_properties: Vec::new(),
-        topic_filters: vec![("data/#".into(), SubscriptionOptions { qos: qos_of(QoS::ExactlyOnce), ..Default::default() })],
+        topic_filters: vec![(
+            "data/#".into(),
+            SubscriptionOptions {
+                qos: qos_of(QoS::ExactlyOnce),
+                ..Default::default()
+            },
+        )],
     };
     to.send5(v5::Packet::Subscribe(subscribe)).await;
     assert_eq!(to.next().await, Said::SubAck(1, vec![2]));
@@ -149,7 +171,11 @@ async fn properties_of_version_5_pass_through() {
 async fn no_local_and_retain_as_published_hold_here_too() {
     let bench = Bench::start().await;
     let (mut own, mut other) = (bench.v5("own").await, bench.v5("other").await);
-    let options = SubscriptionOptions { no_local: true, retain_as_published: true, ..Default::default() };
+    let options = SubscriptionOptions {
+        no_local: true,
+        retain_as_published: true,
+        ..Default::default()
+    };
     own.subscribe_with("data/#", options).await;
     own.publish("data/x", "mine", QoS::AtMostOnce, false).await;
     own.ping().await;
@@ -175,7 +201,11 @@ async fn unsubscribing_ends_deliveries_and_subscribing_again_resumes_them() {
 
 #[tokio::test]
 async fn a_burst_arrives_whole_and_in_order() {
-    let config = Config { max_queued_messages: 100, max_inflight: 20, ..Config::default() };
+    let config = Config {
+        max_queued_messages: 100,
+        max_inflight: 20,
+        ..Config::default()
+    };
     let bench = Bench::with(config).await;
     let (mut to, mut from) = (bench.v3("to").await, bench.v3("from").await);
     to.subscribe("data/+", QoS::AtLeastOnce).await;
@@ -191,12 +221,20 @@ async fn a_burst_arrives_whole_and_in_order() {
     }
     sender.await.unwrap();
     assert_eq!(bench.metric("broker_dropped_total{cause=\"queue_full\"}"), 0.0);
-    assert_eq!(bench.metric("broker_dropped_total{cause=\"router_log_full\"}"), 0.0);
+    assert_eq!(
+        bench.metric("broker_dropped_total{cause=\"router_log_full\"}"),
+        0.0
+    );
 }
 
 #[tokio::test]
 async fn what_the_routers_log_loses_is_counted() {
-    let config = Config { max_queued_messages: 10, max_inflight: 1, max_log_bytes: 16 * 1024, ..Config::default() };
+    let config = Config {
+        max_queued_messages: 10,
+        max_inflight: 1,
+        max_log_bytes: 16 * 1024,
+        ..Config::default()
+    };
     let bench = Bench::with(config).await;
     let (mut to, mut from) = (bench.v3("to").await, bench.v3("from").await);
     to.subscribe("data/x", QoS::AtLeastOnce).await;
@@ -242,9 +280,11 @@ async fn refused_application_topics_are_not_published() {
     let bench = Bench::start().await;
     let (mut tap, mut five) = (bench.v3("tap").await, bench.v5("five").await);
     tap.subscribe("data/#", QoS::AtMostOnce).await;
-    five.publish("data/forbidden/x", "", QoS::AtLeastOnce, false).await;
+    five.publish("data/forbidden/x", "", QoS::AtLeastOnce, false)
+        .await;
     assert_eq!(five.next().await, Said::PubAck(1, 0x87));
-    five.publish("$SYS/broker/version", "mine", QoS::AtLeastOnce, false).await;
+    five.publish("$SYS/broker/version", "mine", QoS::AtLeastOnce, false)
+        .await;
     assert_eq!(five.next().await, Said::PubAck(1, 0x87));
     tap.ping().await;
 }

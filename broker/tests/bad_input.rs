@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use homeport_broker::{Config, QoS};
-use proptest::test_runner::{RngAlgorithm, TestRng};
-use rand_core::RngCore;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use rmqtt_codec::{v3, v5};
 use support::{Bench, Client, Codec, Said, publish, soon, told_and_closed};
 use tokio_util::codec::Encoder;
 
 fn silent(v5: bool) -> Codec {
-    if v5 { Codec::V5(v5::Codec::new(0, 0)) } else { Codec::V3(v3::Codec::new(0)) }
+    if v5 {
+        Codec::V5(v5::Codec::new(0, 0))
+    } else {
+        Codec::V3(v3::Codec::new(0))
+    }
 }
 
 async fn raw(bench: &Bench, v5: bool, bytes: &[u8]) -> Client {
@@ -45,7 +48,12 @@ async fn bad_packets_end_their_own_connection() {
         // A second CONNECT, a server's packets, reserved types, wrong flags.
         (&[0x10, 0x00], 0x82),
         (&[0xb2, 0x07, 0x10, 0x01, 0x00, 0x03, 0x2f, 0xa2, 0x62], 0x82),
-        (&[0x22, 0x0a, 0x00, 0x03, 0x61, 0x2f, 0x62, 0x73, 0x05, 0x00, 0x68, 0x69], 0x82),
+        (
+            &[
+                0x22, 0x0a, 0x00, 0x03, 0x61, 0x2f, 0x62, 0x73, 0x05, 0x00, 0x68, 0x69,
+            ],
+            0x82,
+        ),
         (&[0x00, 0x00], 0x82),
         (&[0x80, 0x02, 0x00, 0x01], 0x82),
         // SUBSCRIBE without a filter, with packet id 0.
@@ -81,7 +89,10 @@ async fn a_zero_length_topic_is_an_error_of_its_connection() {
     assert_eq!(told_and_closed(&mut five).await, 0x90);
     let mut alias = bench.v5("alias").await;
     let mut message = publish("", "", QoS::AtMostOnce, false);
-    message.properties = Some(v5::PublishProperties { topic_alias: std::num::NonZeroU16::new(1), ..Default::default() });
+    message.properties = Some(v5::PublishProperties {
+        topic_alias: std::num::NonZeroU16::new(1),
+        ..Default::default()
+    });
     alias.send_publish(message).await;
     assert_eq!(told_and_closed(&mut alias).await, 0x94);
     witness.is_well().await;
@@ -89,7 +100,11 @@ async fn a_zero_length_topic_is_an_error_of_its_connection() {
 
 #[tokio::test]
 async fn bad_filters_are_refused_one_by_one() {
-    let bench = Bench::with(Config { max_subscriptions: 2, ..Config::default() }).await;
+    let bench = Bench::with(Config {
+        max_subscriptions: 2,
+        ..Config::default()
+    })
+    .await;
     let (mut three, mut five) = (bench.v3("three").await, bench.v5("five").await);
     for filter in ["a/#/b", "a+", "a\0", "$share/g/x"] {
         assert_eq!(three.subscribe(filter, QoS::AtMostOnce).await, 0x80);
@@ -127,8 +142,14 @@ async fn bad_connects_are_answered_as_their_version_says() {
     assert_eq!(code3(b"\x10\x0d\0\x04HTTP\x04\x02\0\x3c\0\x01x").await, 0xff);
     assert_eq!(code3(b"GET / HTTP/1.1\r\n\r\n").await, 0xff);
     assert_eq!(code3(b"\x10\x0d\0\x04MQTT\x04\x03\0\x3c\0\x01x").await, 0xff);
-    assert_eq!(code3(b"\x10\x0e\0\x04MQTT\x04\x02\0\x3c\0\x02\xc3\x28").await, 0xff);
-    assert_eq!(code5(b"\x10\x0f\0\x04MQTT\x05\x02\0\x3c\0\0\x02\xc3\x28").await, 0x81);
+    assert_eq!(
+        code3(b"\x10\x0e\0\x04MQTT\x04\x02\0\x3c\0\x02\xc3\x28").await,
+        0xff
+    );
+    assert_eq!(
+        code5(b"\x10\x0f\0\x04MQTT\x05\x02\0\x3c\0\0\x02\xc3\x28").await,
+        0x81
+    );
     // A CONNECT of 256 MB.
     assert_eq!(code5(b"\x10\xff\xff\xff\x7f\0\x04MQTT\x05\x02\0\x3c").await, 0x95);
     assert_eq!(code3(b"\x10\xff\xff\xff\x7f\0\x04MQTT\x04\x02\0\x3c").await, 0xff);
@@ -141,13 +162,20 @@ async fn bad_connects_are_answered_as_their_version_says() {
 async fn a_client_without_an_id_is_given_one() {
     let bench = Bench::start().await;
     for clean_start in [true, false] {
-        let connect = v5::Connect { clean_start, keep_alive: 60, ..Default::default() };
+        let connect = v5::Connect {
+            clean_start,
+            keep_alive: 60,
+            ..Default::default()
+        };
         let (mut client, ack) = Client::v5(bench.address, connect).await;
         let assigned = ack.assigned_client_id.unwrap();
         assert!(bench.handle.is_connected(&assigned));
         client.is_well().await;
     }
-    let connect = v3::Connect { clean_session: true, ..Default::default() };
+    let connect = v3::Connect {
+        clean_session: true,
+        ..Default::default()
+    };
     let (mut client, ack) = Client::v3(bench.address, connect).await;
     assert_eq!(ack.return_code, v3::ConnectAckReason::ConnectionAccepted);
     client.is_well().await;
@@ -155,12 +183,25 @@ async fn a_client_without_an_id_is_given_one() {
 
 #[tokio::test]
 async fn connack_states_the_limits() {
-    let config = Config { max_inflight: 7, max_packet_size: 5000, ..Config::default() };
+    let config = Config {
+        max_inflight: 7,
+        max_packet_size: 5000,
+        ..Config::default()
+    };
     let bench = Bench::with(config).await;
-    let connect = v5::Connect { clean_start: true, client_id: "x".into(), ..Default::default() };
+    let connect = v5::Connect {
+        clean_start: true,
+        client_id: "x".into(),
+        ..Default::default()
+    };
     let (mut client, ack) = Client::v5(bench.address, connect).await;
-    assert_eq!((ack.receive_max.get(), ack.max_packet_size, ack.topic_alias_max), (7, Some(5000), 0));
-    assert!(ack.retain_available && ack.wildcard_subscription_available && ack.subscription_identifiers_available);
+    assert_eq!(
+        (ack.receive_max.get(), ack.max_packet_size, ack.topic_alias_max),
+        (7, Some(5000), 0)
+    );
+    assert!(
+        ack.retain_available && ack.wildcard_subscription_available && ack.subscription_identifiers_available
+    );
     assert!(!ack.shared_subscription_available && !ack.session_present && ack.assigned_client_id.is_none());
     for id in 1..=8 {
         let mut message = publish("ctrl/x", "", QoS::ExactlyOnce, false);
@@ -175,7 +216,10 @@ async fn connack_states_the_limits() {
 
 #[tokio::test]
 async fn a_connection_that_trickles_is_cut_off_in_time() {
-    let config = Config { connect_timeout: Duration::from_millis(300), ..Config::default() };
+    let config = Config {
+        connect_timeout: Duration::from_millis(300),
+        ..Config::default()
+    };
     let bench = Bench::with(config).await;
     let mut witness = bench.v3("witness").await;
     let mut slow = Client::raw(bench.address, silent(false)).await;
@@ -183,7 +227,10 @@ async fn a_connection_that_trickles_is_cut_off_in_time() {
     slow.bytes(&connect[..3]).await;
     witness.is_well().await;
     assert_eq!(slow.next().await, Said::Closed);
-    assert_eq!(bench.metric("broker_refused_total{cause=\"connect_timeout\"}"), 1.0);
+    assert_eq!(
+        bench.metric("broker_refused_total{cause=\"connect_timeout\"}"),
+        1.0
+    );
     // One byte at a time is fine while it is quick enough.
     let bench = Bench::start().await;
     let mut slow = Client::raw(bench.address, silent(false)).await;
@@ -202,7 +249,12 @@ async fn a_panic_in_the_hook_stays_in_its_connection() {
     five.publish("ctrl/panic", "", QoS::AtLeastOnce, false).await;
     assert_eq!(told_and_closed(&mut five).await, 0x80);
     bench.hook.wait_for("disconnected five Lost").await;
-    let mut admitted = raw(&bench, false, b"\x10\x17\0\x04MQTT\x04\x02\0\x3c\0\x0bpanic-admit").await;
+    let mut admitted = raw(
+        &bench,
+        false,
+        b"\x10\x17\0\x04MQTT\x04\x02\0\x3c\0\x0bpanic-admit",
+    )
+    .await;
     assert_eq!(admitted.next().await, Said::Closed);
     let will = v5::LastWill {
         qos: v5::QoS::AtMostOnce,
@@ -217,7 +269,12 @@ async fn a_panic_in_the_hook_stays_in_its_connection() {
         is_utf8_payload: None,
         response_topic: None,
     };
-    let connect = v5::Connect { clean_start: true, client_id: "will".into(), last_will: Some(will), ..Default::default() };
+    let connect = v5::Connect {
+        clean_start: true,
+        client_id: "will".into(),
+        last_will: Some(will),
+        ..Default::default()
+    };
     drop(Client::v5(bench.address, connect).await);
     bench.hook.wait_for("disconnected will Lost").await;
     assert_eq!(bench.metric("broker_panics_total"), 3.0);
@@ -226,12 +283,30 @@ async fn a_panic_in_the_hook_stays_in_its_connection() {
 
 #[tokio::test]
 async fn one_connection_too_many_is_told_so() {
-    let bench = Bench::with(Config { max_connections: 2, ..Config::default() }).await;
+    let bench = Bench::with(Config {
+        max_connections: 2,
+        ..Config::default()
+    })
+    .await;
     let (mut one, _two) = (bench.v3("one").await, bench.v5("two").await);
-    let connect = v5::Connect { clean_start: true, client_id: "three".into(), ..Default::default() };
-    assert_eq!(u8::from(Client::v5(bench.address, connect).await.1.reason_code), 0x97);
-    let connect = v3::Connect { clean_session: true, client_id: "three".into(), ..Default::default() };
-    assert_eq!(u8::from(Client::v3(bench.address, connect).await.1.return_code), 3);
+    let connect = v5::Connect {
+        clean_start: true,
+        client_id: "three".into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        u8::from(Client::v5(bench.address, connect).await.1.reason_code),
+        0x97
+    );
+    let connect = v3::Connect {
+        clean_session: true,
+        client_id: "three".into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        u8::from(Client::v3(bench.address, connect).await.1.return_code),
+        3
+    );
     assert_eq!(bench.metric("broker_refused_total{cause=\"connections\"}"), 2.0);
     one.is_well().await;
     // Taking over one's own place is not one more.
@@ -251,7 +326,11 @@ fn ordinary(v5: bool) -> Vec<Vec<u8>> {
         }
         packets.push(output.to_vec());
     };
-    for (topic, qos) in [("data/a/b", QoS::ExactlyOnce), ("reg/query/d1", QoS::AtMostOnce), ("ctrl/a", QoS::AtLeastOnce)] {
+    for (topic, qos) in [
+        ("data/a/b", QoS::ExactlyOnce),
+        ("reg/query/d1", QoS::AtMostOnce),
+        ("ctrl/a", QoS::AtLeastOnce),
+    ] {
         let mut message = publish(topic, "payload", qos, true);
         let three = v3::Packet::Publish(Box::new(message.clone()));
         message.properties = Some(v5::PublishProperties {
@@ -264,7 +343,13 @@ fn ordinary(v5: bool) -> Vec<Vec<u8>> {
         put(three, v5::Packet::Publish(Box::new(message)));
     }
     put(
-        v3::Packet::Subscribe { packet_id: id, topic_filters: vec![("reg/#".into(), v3::QoS::AtLeastOnce), ("é/+".into(), v3::QoS::ExactlyOnce)] },
+        v3::Packet::Subscribe {
+            packet_id: id,
+            topic_filters: vec![
+                ("reg/#".into(), v3::QoS::AtLeastOnce),
+                ("é/+".into(), v3::QoS::ExactlyOnce),
+            ],
+        },
         v5::Packet::Subscribe(v5::Subscribe {
             packet_id: id,
             id: std::num::NonZeroU32::new(9),
@@ -273,12 +358,30 @@ fn ordinary(v5: bool) -> Vec<Vec<u8>> {
         }),
     );
     put(
-        v3::Packet::Unsubscribe { packet_id: id, topic_filters: vec!["a/b".into()] },
-        v5::Packet::Unsubscribe(v5::Unsubscribe { packet_id: id, user_properties: Vec::new(), topic_filters: vec!["a/b".into()] }),
+        v3::Packet::Unsubscribe {
+            packet_id: id,
+            topic_filters: vec!["a/b".into()],
+        },
+        v5::Packet::Unsubscribe(v5::Unsubscribe {
+            packet_id: id,
+            user_properties: Vec::new(),
+            topic_filters: vec!["a/b".into()],
+        }),
     );
-    let ack = v5::PublishAck2 { packet_id: id, reason_code: v5::PublishAck2Reason::Success, properties: Vec::new(), reason_string: Some("x".into()) };
-    put(v3::Packet::PublishRelease { packet_id: id }, v5::Packet::PublishRelease(ack.clone()));
-    put(v3::Packet::PublishComplete { packet_id: id }, v5::Packet::PublishComplete(ack));
+    let ack = v5::PublishAck2 {
+        packet_id: id,
+        reason_code: v5::PublishAck2Reason::Success,
+        properties: Vec::new(),
+        reason_string: Some("x".into()),
+    };
+    put(
+        v3::Packet::PublishRelease { packet_id: id },
+        v5::Packet::PublishRelease(ack.clone()),
+    );
+    put(
+        v3::Packet::PublishComplete { packet_id: id },
+        v5::Packet::PublishComplete(ack),
+    );
     put(v3::Packet::PingRequest, v5::Packet::PingRequest);
     packets
 }
@@ -288,12 +391,16 @@ fn ordinary(v5: bool) -> Vec<Vec<u8>> {
 async fn mutated_packets_hurt_nobody() {
     let bench = Bench::start().await;
     let mut witness = bench.v5("witness").await;
-    let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let mut below = move |limit: usize| random.next_u32() as usize % limit;
+    let mut random = StdRng::seed_from_u64(1);
+    let mut below = move |limit: usize| random.random_range(0..limit);
     for round in 0..400 {
         let v5 = round % 2 == 0;
         let packets = ordinary(v5);
-        let mut client = if v5 { bench.v5("fuzz").await } else { bench.v3("fuzz").await };
+        let mut client = if v5 {
+            bench.v5("fuzz").await
+        } else {
+            bench.v3("fuzz").await
+        };
         for _ in 0..50 {
             let mut batch = Vec::new();
             for _ in 0..5 {
@@ -311,5 +418,9 @@ async fn mutated_packets_hurt_nobody() {
         }
     }
     witness.is_well().await;
-    soon("the last of them", bench.wait_for_metric("broker_panics_total", 0.0)).await;
+    soon(
+        "the last of them",
+        bench.wait_for_metric("broker_panics_total", 0.0),
+    )
+    .await;
 }

@@ -12,14 +12,26 @@ use support::{Bench, Client, Said, TestHook, told_and_closed};
 async fn an_address_in_use_is_an_error_and_port_0_is_resolved() {
     let bench = Bench::start().await;
     assert_ne!(bench.address.port(), 0);
-    let config = Config { listen: vec![bench.address], ..Config::default() };
+    let config = Config {
+        listen: vec![bench.address],
+        ..Config::default()
+    };
     match Broker::bind(config, Arc::new(TestHook::default())).await {
         Err(BindError::Listen { address, .. }) => assert_eq!(address, bench.address),
         other => panic!("{:?}", other.map(|broker| broker.addresses().to_vec())),
     }
-    let none = Config { listen: Vec::new(), ..Config::default() };
-    assert!(matches!(Broker::bind(none, Arc::new(TestHook::default())).await, Err(BindError::NoAddress)));
-    let both = Config { listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()], ..Config::default() };
+    let none = Config {
+        listen: Vec::new(),
+        ..Config::default()
+    };
+    assert!(matches!(
+        Broker::bind(none, Arc::new(TestHook::default())).await,
+        Err(BindError::NoAddress)
+    ));
+    let both = Config {
+        listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
+        ..Config::default()
+    };
     let broker = Broker::bind(both, Arc::new(TestHook::default())).await.unwrap();
     for address in broker.addresses() {
         tokio::net::TcpStream::connect(address).await.unwrap();
@@ -31,11 +43,20 @@ async fn a_shutdown_writes_what_is_queued_and_says_goodbye() {
     let bench = Bench::start().await;
     let (mut five, mut three) = (bench.v5("five").await, bench.v3("three").await);
     five.subscribe("ctrl/#", QoS::AtMostOnce).await;
-    let message = Message { topic: "ctrl/a".into(), payload: vec![b'x'; 10_000].into(), ..Message::default() };
+    let message = Message {
+        topic: "ctrl/a".into(),
+        payload: vec![b'x'; 10_000].into(),
+        ..Message::default()
+    };
     for _ in 0..300 {
         bench.handle.publish(message.clone());
     }
-    let Bench { hook, broker, address, handle } = bench;
+    let Bench {
+        hook,
+        broker,
+        address,
+        handle,
+    } = bench;
     let stopping = tokio::spawn(broker.shutdown(Duration::from_secs(20)));
     for _ in 0..300 {
         assert_eq!(five.next_publish().await.topic, "ctrl/a");
@@ -57,7 +78,11 @@ async fn a_client_that_does_not_read_is_cut_at_the_deadline() {
     let mut deaf = bench.v5("deaf").await;
     deaf.subscribe("ctrl/#", QoS::AtMostOnce).await;
     for _ in 0..300 {
-        let message = Message { topic: "ctrl/a".into(), payload: vec![b'x'; 100_000].into(), ..Message::default() };
+        let message = Message {
+            topic: "ctrl/a".into(),
+            payload: vec![b'x'; 100_000].into(),
+            ..Message::default()
+        };
         bench.handle.publish(message);
     }
     let stopped = bench.broker.shutdown(Duration::from_millis(300)).await;
@@ -78,11 +103,17 @@ async fn a_dropped_broker_cuts_everyone_off() {
 async fn sys_topics_tell_how_the_broker_is() {
     let bench = Bench::start().await;
     let mut client = bench.v3("client").await;
-    client.subscribe("$SYS/broker/clients/connected", QoS::AtMostOnce).await;
+    client
+        .subscribe("$SYS/broker/clients/connected", QoS::AtMostOnce)
+        .await;
     let message = client.next_publish().await;
     assert!(message.retain && message.payload == "1");
     client.subscribe("$SYS/#", QoS::AtMostOnce).await;
-    for topic in ["$SYS/broker/clients/connected", "$SYS/broker/uptime", "$SYS/broker/version"] {
+    for topic in [
+        "$SYS/broker/clients/connected",
+        "$SYS/broker/uptime",
+        "$SYS/broker/version",
+    ] {
         assert_eq!(client.next_publish().await.topic, topic);
     }
     let mut all = bench.v3("all").await;

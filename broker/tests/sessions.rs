@@ -10,7 +10,11 @@ use rmqtt_codec::{v3, v5};
 use support::{Bench, Client, Said, told_and_closed};
 
 async fn persistent(bench: &Bench, id: &str) -> (Client, bool) {
-    let connect = v3::Connect { client_id: id.to_owned().into(), keep_alive: 60, ..Default::default() };
+    let connect = v3::Connect {
+        client_id: id.to_owned().into(),
+        keep_alive: 60,
+        ..Default::default()
+    };
     let (client, ack) = Client::v3(bench.address, connect).await;
     assert_eq!(ack.return_code, v3::ConnectAckReason::ConnectionAccepted);
     (client, ack.session_present)
@@ -49,7 +53,10 @@ async fn the_same_client_id_takes_over() {
     let mut second = bench.v3("one").await;
     assert_eq!(told_and_closed(&mut first).await, 0x8e);
     let log = bench.hook.entries();
-    assert_eq!(log, ["connected one", "disconnected one TakenOver", "connected one"]);
+    assert_eq!(
+        log,
+        ["connected one", "disconnected one TakenOver", "connected one"]
+    );
     second.is_well().await;
     assert_eq!(bench.metric("broker_takeovers_total"), 1.0);
     assert_eq!(bench.handle.connected(), 1);
@@ -65,7 +72,11 @@ async fn many_at_once_with_one_id_leave_one() {
     bench.wait_for_metric("broker_connections ", 0.0).await;
     let log = bench.hook.entries();
     for (at, entry) in log.iter().enumerate() {
-        let expected = if at % 2 == 0 { "connected one" } else { "disconnected one " };
+        let expected = if at % 2 == 0 {
+            "connected one"
+        } else {
+            "disconnected one "
+        };
         assert!(entry.starts_with(expected), "{log:?}");
     }
 }
@@ -81,9 +92,17 @@ async fn a_stored_session_keeps_its_subscriptions_and_messages() {
     bench.wait_for_metric("broker_sessions_stored ", 1.0).await;
     assert!(!bench.handle.is_connected("dev"));
     let mut from = bench.v3("from").await;
-    for (topic, qos) in [("ctrl/dev/migrate", QoS::AtLeastOnce), ("ctrl/dev/migrate", QoS::AtMostOnce)] {
+    for (topic, qos) in [
+        ("ctrl/dev/migrate", QoS::AtLeastOnce),
+        ("ctrl/dev/migrate", QoS::AtMostOnce),
+    ] {
         let payload = format!("{qos:?}").into();
-        bench.handle.publish(Message { topic: topic.into(), payload, qos, ..Message::default() });
+        bench.handle.publish(Message {
+            topic: topic.into(),
+            payload,
+            qos,
+            ..Message::default()
+        });
     }
     from.publish("cmd/dev/x", "queued", QoS::AtLeastOnce, false).await;
     assert_eq!(from.next().await, Said::PubAck(1, 0));
@@ -93,11 +112,19 @@ async fn a_stored_session_keeps_its_subscriptions_and_messages() {
     for _ in 0..2 {
         let message = client.next_publish().await;
         client.puback(message.packet_id.unwrap().get()).await;
-        texts.push(format!("{} {}", message.topic, String::from_utf8_lossy(&message.payload)));
+        texts.push(format!(
+            "{} {}",
+            message.topic,
+            String::from_utf8_lossy(&message.payload)
+        ));
     }
     texts.sort();
     assert_eq!(texts, ["cmd/dev/x queued", "ctrl/dev/migrate AtLeastOnce"]);
-    bench.handle.publish(Message { topic: "ctrl/dev/migrate".into(), payload: "live".into(), ..Message::default() });
+    bench.handle.publish(Message {
+        topic: "ctrl/dev/migrate".into(),
+        payload: "live".into(),
+        ..Message::default()
+    });
     assert_eq!(client.next_text().await, "ctrl/dev/migrate live");
     client.disconnect().await;
     bench.wait_for_metric("broker_sessions_stored ", 1.0).await;
@@ -113,7 +140,11 @@ async fn unfinished_deliveries_are_sent_again() {
     let (mut client, _) = persistent(&bench, "dev").await;
     client.subscribe("ctrl/dev/#", QoS::ExactlyOnce).await;
     for (topic, qos) in [("ctrl/dev/1", QoS::AtLeastOnce), ("ctrl/dev/2", QoS::ExactlyOnce)] {
-        bench.handle.publish(Message { topic: topic.into(), qos, ..Message::default() });
+        bench.handle.publish(Message {
+            topic: topic.into(),
+            qos,
+            ..Message::default()
+        });
     }
     let first = client.next_publish().await;
     let second = client.next_publish().await;
@@ -135,20 +166,32 @@ async fn unfinished_deliveries_are_sent_again() {
     assert_eq!(client.next().await, Said::PubRec(1, 0));
     client.pubrel(1).await;
     assert_eq!(client.next().await, Said::PubComp(1, 0));
-    let published = bench.hook.entries().iter().filter(|entry| entry.starts_with("publish dev ctrl/x")).count();
+    let published = bench
+        .hook
+        .entries()
+        .iter()
+        .filter(|entry| entry.starts_with("publish dev ctrl/x"))
+        .count();
     assert_eq!(published, 1);
 }
 
 #[tokio::test]
 async fn the_oldest_stored_session_goes_for_one_too_many() {
-    let bench = Bench::with(Config { max_stored_sessions: 2, ..Config::default() }).await;
+    let bench = Bench::with(Config {
+        max_stored_sessions: 2,
+        ..Config::default()
+    })
+    .await;
     for id in ["a", "b", "c"] {
         let (client, _) = persistent(&bench, id).await;
         client.disconnect().await;
         bench.hook.wait_for(&format!("disconnected {id} Graceful")).await;
     }
     assert_eq!(bench.metric("broker_sessions_stored "), 2.0);
-    assert_eq!(bench.metric("broker_dropped_total{cause=\"stored_session\"}"), 1.0);
+    assert_eq!(
+        bench.metric("broker_dropped_total{cause=\"stored_session\"}"),
+        1.0
+    );
     assert!(!persistent(&bench, "a").await.1);
     assert!(persistent(&bench, "c").await.1);
 }
@@ -162,7 +205,10 @@ async fn a_session_of_version_5_ends_with_its_expiry() {
     bench.wait_for_metric("broker_sessions_stored ", 0.0).await;
     let (mut client, ack) = Client::v5(bench.address, v5_connect("dev", 0, None)).await;
     assert!(!ack.session_present);
-    let longer = v5::Disconnect { session_expiry_interval_secs: Some(60), ..Default::default() };
+    let longer = v5::Disconnect {
+        session_expiry_interval_secs: Some(60),
+        ..Default::default()
+    };
     client.send5(v5::Packet::Disconnect(longer)).await;
     assert_eq!(told_and_closed(&mut client).await, 0x82);
 }
@@ -178,11 +224,15 @@ async fn a_will_is_published_unless_the_client_says_goodbye() {
         assert_eq!(tap.next_text().await, format!("{topic} gone"));
         let (polite, _) = Client::v5(bench.address, v5_connect("polite", 0, Some(will(topic, None)))).await;
         polite.disconnect().await;
-        let (mut wilful, _) = Client::v5(bench.address, v5_connect("wilful", 0, Some(will(topic, None)))).await;
+        let (mut wilful, _) =
+            Client::v5(bench.address, v5_connect("wilful", 0, Some(will(topic, None)))).await;
         let reason_code = v5::DisconnectReasonCode::DisconnectWithWillMessage;
-        wilful.send5(v5::Packet::Disconnect(v5::Disconnect::new(reason_code))).await;
+        wilful
+            .send5(v5::Packet::Disconnect(v5::Disconnect::new(reason_code)))
+            .await;
         assert_eq!(tap.next_text().await, format!("{topic} gone"));
-        let (mut kicked, _) = Client::v5(bench.address, v5_connect("kicked", 0, Some(will(topic, None)))).await;
+        let (mut kicked, _) =
+            Client::v5(bench.address, v5_connect("kicked", 0, Some(will(topic, None)))).await;
         assert!(bench.handle.disconnect("kicked", Kick::Administrative));
         assert_eq!(told_and_closed(&mut kicked).await, 0x98);
         assert_eq!(tap.next_text().await, format!("{topic} gone"));
@@ -199,16 +249,28 @@ async fn a_delayed_will_waits_for_the_client_to_come_back() {
     let bench = Bench::start().await;
     let mut tap = bench.v3("tap").await;
     tap.subscribe("gw/+/status", QoS::AtMostOnce).await;
-    let (client, _) = Client::v5(bench.address, v5_connect("back", 60, Some(will("gw/back/status", Some(1))))).await;
+    let (client, _) = Client::v5(
+        bench.address,
+        v5_connect("back", 60, Some(will("gw/back/status", Some(1)))),
+    )
+    .await;
     drop(client);
     bench.hook.wait_for("disconnected back Lost").await;
     let (back, ack) = Client::v5(bench.address, v5_connect("back", 60, None)).await;
     assert!(ack.session_present);
-    let (away, _) = Client::v5(bench.address, v5_connect("away", 60, Some(will("gw/away/status", Some(1))))).await;
+    let (away, _) = Client::v5(
+        bench.address,
+        v5_connect("away", 60, Some(will("gw/away/status", Some(1)))),
+    )
+    .await;
     drop(away);
     assert_eq!(tap.next_text().await, "gw/away/status gone");
     // The session ends with a clean start, and the delay of its will with it.
-    let (ended, _) = Client::v5(bench.address, v5_connect("ended", 60, Some(will("gw/ended/status", Some(60))))).await;
+    let (ended, _) = Client::v5(
+        bench.address,
+        v5_connect("ended", 60, Some(will("gw/ended/status", Some(60)))),
+    )
+    .await;
     drop(ended);
     bench.hook.wait_for("disconnected ended Lost").await;
     let _anew = bench.v5("ended").await;
@@ -221,20 +283,42 @@ async fn a_delayed_will_waits_for_the_client_to_come_back() {
 async fn a_will_that_is_not_allowed_refuses_the_connection() {
     let bench = Bench::start().await;
     let connect = v5_connect("x", 0, Some(will("ctrl/forbidden/x", None)));
-    assert_eq!(u8::from(Client::v5(bench.address, connect).await.1.reason_code), 0x87);
+    assert_eq!(
+        u8::from(Client::v5(bench.address, connect).await.1.reason_code),
+        0x87
+    );
     let connect = v5_connect("x", 0, Some(will("ctrl/#", None)));
-    assert_eq!(u8::from(Client::v5(bench.address, connect).await.1.reason_code), 0x90);
+    assert_eq!(
+        u8::from(Client::v5(bench.address, connect).await.1.reason_code),
+        0x90
+    );
     assert!(bench.hook.entries().is_empty());
 }
 
 #[tokio::test]
 async fn a_silent_client_is_cut_off_and_keep_alive_0_is_legal() {
     let bench = Bench::start().await;
-    let connect = v5::Connect { keep_alive: 1, clean_start: true, client_id: "silent".into(), ..Default::default() };
+    let connect = v5::Connect {
+        keep_alive: 1,
+        clean_start: true,
+        client_id: "silent".into(),
+        ..Default::default()
+    };
     let (mut silent, _) = Client::v5(bench.address, connect.clone()).await;
-    let connect0 = v5::Connect { keep_alive: 0, client_id: "patient".into(), ..connect.clone() };
+    let connect0 = v5::Connect {
+        keep_alive: 0,
+        client_id: "patient".into(),
+        ..connect.clone()
+    };
     let (mut patient, _) = Client::v5(bench.address, connect0).await;
-    let (mut slow, _) = Client::v5(bench.address, v5::Connect { client_id: "slow".into(), ..connect }).await;
+    let (mut slow, _) = Client::v5(
+        bench.address,
+        v5::Connect {
+            client_id: "slow".into(),
+            ..connect
+        },
+    )
+    .await;
     // The beginning of a packet is no sign of life.
     slow.bytes(&[0x30]).await;
     assert_eq!(told_and_closed(&mut silent).await, 0x8d);
@@ -245,8 +329,16 @@ async fn a_silent_client_is_cut_off_and_keep_alive_0_is_legal() {
 
 #[tokio::test]
 async fn keep_alive_0_ends_with_the_idle_timeout() {
-    let bench = Bench::with(Config { idle_timeout: Duration::from_millis(100), ..Config::default() }).await;
-    let connect = v5::Connect { clean_start: true, client_id: "idle".into(), ..Default::default() };
+    let bench = Bench::with(Config {
+        idle_timeout: Duration::from_millis(100),
+        ..Config::default()
+    })
+    .await;
+    let connect = v5::Connect {
+        clean_start: true,
+        client_id: "idle".into(),
+        ..Default::default()
+    };
     let (mut idle, _) = Client::v5(bench.address, connect).await;
     assert_eq!(told_and_closed(&mut idle).await, 0x8d);
     assert_eq!(bench.metric("broker_refused_total{cause=\"keep_alive\"}"), 1.0);
@@ -267,16 +359,28 @@ async fn refusals_and_disconnects_say_where_to_go() {
         let (mut client, ack) = Client::v5(bench.address, v5_connect("dev", 0, None)).await;
         assert_eq!(u8::from(ack.reason_code), five);
         let named = refusal == Refusal::ServerMoved(Some(endpoint.clone()));
-        assert_eq!(ack.server_reference.is_some_and(|server| server == "mqtt://10.1.2.3:1883"), named);
+        assert_eq!(
+            ack.server_reference
+                .is_some_and(|server| server == "mqtt://10.1.2.3:1883"),
+            named
+        );
         assert_eq!(client.next().await, Said::Closed);
-        let connect = v3::Connect { client_id: "dev".into(), clean_session: true, ..Default::default() };
+        let connect = v3::Connect {
+            client_id: "dev".into(),
+            clean_session: true,
+            ..Default::default()
+        };
         let (mut client, ack) = Client::v3(bench.address, connect).await;
         assert_eq!(u8::from(ack.return_code), three);
         assert_eq!(client.next().await, Said::Closed);
     }
     assert!(!bench.handle.disconnect("dev", Kick::NotAuthorized));
     let mut client = bench.v5("other").await;
-    assert!(bench.handle.disconnect("other", Kick::ServerMoved(Some(endpoint))));
+    assert!(
+        bench
+            .handle
+            .disconnect("other", Kick::ServerMoved(Some(endpoint)))
+    );
     match client.next().await {
         Said::Disconnect(told) => {
             assert_eq!(u8::from(told.reason_code), 0x9d);
