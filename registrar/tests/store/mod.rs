@@ -99,3 +99,13 @@ pub async fn all_devices(store: &dyn Store) -> Vec<(DeviceId, DeviceRecord)> {
         rows.extend(page);
     }
 }
+
+/// The process's resident memory.
+pub fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
