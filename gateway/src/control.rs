@@ -152,6 +152,7 @@ impl Control {
                     }
                 }
                 Effect::Emit(event) => self.state.emit(event),
+                Effect::Confirm(device) => self.state.confirm(&device),
                 Effect::Resync => self.state.events.resync(),
                 Effect::Stale(device, epoch) => {
                     metrics.stale.inc();

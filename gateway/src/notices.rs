@@ -51,6 +51,8 @@ pub enum Effect {
     Kick(DeviceId, Option<Endpoint>),
     /// Tell the registrar.
     Emit(Event),
+    /// Tell the registrar that the device is connected, if it still is: it may have come before it belonged here.
+    Confirm(DeviceId),
     /// Send the registrar a snapshot of everything.
     Resync,
     /// A command of a lower epoch than one acted on was ignored.

@@ -89,6 +89,17 @@ impl State {
         self.touch(&device);
     }
 
+    /// Tells the registrar once more that a device is connected, if it is.
+    pub fn confirm(&self, device: &DeviceId) {
+        let presence = self.presence.lock();
+        if presence.contains(device) {
+            self.emit(Event::Connected {
+                device: device.clone(),
+                epoch: None,
+            });
+        }
+    }
+
     fn touch(&self, device: &DeviceId) {
         // Most devices have nothing held against them; they need no write lock.
         if self.notices.read().concerned(device) && self.notices.write().touch(device) {

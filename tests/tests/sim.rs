@@ -88,7 +88,7 @@ fn what_is_broken_on_purpose_is_found() {
         Sabotage::AnswerEarly,
         Sabotage::Impatient,
     ] {
-        let found = search(300, Some(sabotage)).expect_err("a broken system must not pass");
+        let found = search(SEEDS, Some(sabotage)).expect_err("a broken system must not pass");
         println!("{sabotage:?} is found by seed {}: {}", found.seed, found.violation);
     }
 }

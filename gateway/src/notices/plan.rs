@@ -162,10 +162,11 @@ impl Step<'_> {
             return self.effect(Effect::Full(device.clone()));
         }
         self.put(device, epoch, command, Standing::Published(notice));
+        // The registrar is told first: the device may act at once, and its steps read better in their order.
+        self.effect(noticed);
         if let Some(migrate) = self.held(device).and_then(|entry| entry.migrate()) {
             self.effect(Effect::Publish(device.clone(), migrate));
         }
-        self.effect(noticed);
     }
 
     fn clear(&mut self, command: CommandId, device: &DeviceId, epoch: Epoch) {
@@ -203,11 +204,17 @@ impl Step<'_> {
             Some(entry) if epoch < entry.epoch => {
                 return self.effect(Effect::Stale(device.clone(), epoch));
             }
-            Some(entry) if epoch == entry.epoch && entry.standing == Standing::Admitted => return,
-            Some(entry) if entry.migrate().is_some() => self.effect(Effect::Unpublish(device.clone())),
-            _ => {}
+            Some(entry) if epoch == entry.epoch && entry.standing == Standing::Admitted => {}
+            held => {
+                if held.is_some_and(|entry| entry.migrate().is_some()) {
+                    self.effect(Effect::Unpublish(device.clone()));
+                }
+                self.put(device, epoch, command, Standing::Admitted);
+            }
         }
-        self.put(device, epoch, command, Standing::Admitted);
+        if (self.connected)(device) {
+            self.effect(Effect::Confirm(device.clone()));
+        }
     }
 
     /// Deletes the oldest memories above the limit.

@@ -112,7 +112,8 @@ pub enum Instruction {
         /// The epoch it was seen with.
         epoch: Epoch,
     },
-    /// The device belongs here as of `epoch`: forget every notice and rejection of a lower one.
+    /// The device belongs here as of `epoch`: forget every notice and rejection of a lower one. Answered with
+    /// [`Event::Connected`] when the device is here already, as one is that was moved away and back before it left.
     Admit {
         /// The device.
         device: DeviceId,

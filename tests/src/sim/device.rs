@@ -126,7 +126,9 @@ impl Device {
     /// Feeds the core, and does what it can alone.
     pub fn handle(&mut self, input: Input, net: &mut Net) -> Vec<Wish> {
         let Some(running) = &mut self.running else { return Vec::new() };
-        net.tell(|| format!("{} takes {input:?}", self.id));
+        if input != Input::Tick {
+            net.tell(|| format!("{} takes {input:?}", self.id));
+        }
         let commands = running.machine.handle(input, net.now);
         let mut wishes = Vec::new();
         for command in commands {

@@ -402,6 +402,11 @@ impl Gateway {
                     self.is_durable(&event, net);
                     self.emit(event, net);
                 }
+                Effect::Confirm(device) => {
+                    if self.running.as_ref().is_some_and(|running| running.present.contains_key(&device)) {
+                        self.emit(message::Event::Connected { device, epoch: None }, net);
+                    }
+                }
                 Effect::Resync => self.resync(net),
                 Effect::Stale(..) => net.summary.stale += 1,
                 Effect::Full(device) => net.ledger.violated(format!("no room for the notice of {device}")),

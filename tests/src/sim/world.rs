@@ -4,6 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use protocol::{DeviceId, GatewayId};
 use rand::Rng;
+use registrar::{api::MigrationState, store::record::MoveRecord};
 
 use super::{
     Action, Failure, Sabotage, Summary,
@@ -76,7 +77,7 @@ impl World {
         }
         for record in self.registrar.disk.moves.values() {
             match record.state {
-                registrar::api::MigrationState::Done => self.net.summary.done += 1,
+                MigrationState::Done => self.net.summary.done += 1,
                 _ => self.net.summary.superseded += 1,
             }
         }
@@ -378,7 +379,16 @@ impl World {
         if let Some(record) = moves.find(|record| !record.is_closed()) {
             return Some(format!("the move of {} to {} is {:?}", record.device, record.to, record.state));
         }
+        let mut moves = self.registrar.disk.moves.values();
+        if let Some(record) = moves.find(|record| self.is_wrongly_superseded(record)) {
+            return Some(format!("nothing superseded the move of {} to {}", record.device, record.to));
+        }
         let running = self.registrar.running.as_ref()?;
         (running.moves.strays() > 0).then(|| "the registrar pursues a device".into())
+    }
+
+    fn is_wrongly_superseded(&self, record: &MoveRecord) -> bool {
+        let row = self.registrar.disk.devices.get(&record.device);
+        record.state == MigrationState::Superseded && row.is_none_or(|row| row.epoch == record.epoch)
     }
 }

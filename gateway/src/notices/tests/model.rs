@@ -228,7 +228,11 @@ impl World {
                     assert!(durable, "durable before it is acknowledged");
                 }
                 Effect::Stale(device, epoch) => assert!(self.disk[&device].epoch >= epoch),
-                Effect::Emit(_) | Effect::Resync | Effect::Full(_) | Effect::Forgot(_) => {}
+                Effect::Emit(_)
+                | Effect::Confirm(_)
+                | Effect::Resync
+                | Effect::Full(_)
+                | Effect::Forgot(_) => {}
             }
         }
     }
