@@ -1,0 +1,120 @@
+//! Opening data folders in every state they may be found in.
+#![allow(clippy::unwrap_used)]
+
+mod store;
+
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use homeport_registrar::{
+    directory::Directory,
+    store::{
+        Store,
+        folder::OpenError,
+        sled::{SledConfig, SledStore},
+    },
+};
+use store::*;
+
+fn open(folder: &Path) -> Result<SledStore, OpenError> {
+    SledStore::open(folder, SledConfig::default())
+}
+
+fn refusal(folder: &Path) -> OpenError {
+    open(folder).map(drop).unwrap_err()
+}
+
+/// A closed store with some devices.
+async fn filled(folder: &Path) -> PathBuf {
+    let store = open(folder).unwrap();
+    for chunk in 0..20 {
+        let batch = (0..100)
+            .map(|n| assign(&format!("d{chunk}-{n}"), None, "gw-a"))
+            .collect();
+        store.commit(batch).await.unwrap();
+    }
+    folder.join("store/db")
+}
+
+#[tokio::test]
+async fn opens_again_at_once_and_finds_everything() {
+    let temp = tempfile::tempdir().unwrap();
+    filled(temp.path()).await;
+    for _ in 0..10 {
+        let store = open(temp.path()).unwrap();
+        assert_eq!(Directory::load(&store).await.unwrap().0.len(), 2000);
+    }
+}
+
+#[tokio::test]
+async fn one_process_at_a_time() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path()).unwrap();
+    let error = refusal(temp.path());
+    assert!(
+        matches!(&error, OpenError::Locked { holder, .. } if holder.starts_with("process ")),
+        "{error}"
+    );
+    drop(store);
+    open(temp.path()).unwrap();
+}
+
+#[tokio::test]
+async fn a_creation_that_was_cut_short_is_started_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let marker = r#"{"homeport":"registrar","engine":"sled-0.34","format":1,"state":"new"}"#;
+    fs::write(temp.path().join("homeport.json"), marker).unwrap();
+    fs::create_dir(temp.path().join("store")).unwrap();
+    fs::write(temp.path().join("store/db"), [0; 100]).unwrap();
+    let store = open(temp.path()).unwrap();
+    assert_eq!(store.devices(None, 1).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn missing_and_overwritten_files_are_refused() {
+    for (name, bytes) in [
+        ("db", None),
+        ("conf", None),
+        ("db", Some(0)),
+        ("db", Some(2_000_000)),
+    ] {
+        let temp = tempfile::tempdir().unwrap();
+        filled(temp.path()).await;
+        let path = temp.path().join("store").join(name);
+        match bytes {
+            Some(len) => fs::write(path, vec![0x5a; len]).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+        let error = refusal(temp.path());
+        assert!(matches!(error, OpenError::Damaged { .. }), "{name}: {error}");
+        assert!(error.to_string().contains("registrar restore"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn damage_anywhere_is_an_error_or_harmless_but_never_a_panic() {
+    let temp = tempfile::tempdir().unwrap();
+    let original = temp.path().join("original");
+    let len = fs::metadata(filled(&original).await).unwrap().len();
+    for n in 0..16 {
+        let copy = temp.path().join(format!("copy-{n}"));
+        fs::create_dir_all(copy.join("store/blobs")).unwrap();
+        for name in ["homeport.json", "store/conf", "store/db"] {
+            fs::copy(original.join(name), copy.join(name)).unwrap();
+        }
+        let db = fs::OpenOptions::new()
+            .write(true)
+            .open(copy.join("store/db"))
+            .unwrap();
+        db.write_all_at(&[0xa5; 64], (len - 64) * n / 15).unwrap();
+        let Ok(store) = open(&copy) else {
+            continue;
+        };
+        if let Ok((directory, _)) = Directory::load(&store).await {
+            println!("{n}: {} of 2000 devices", directory.len());
+        }
+    }
+}
