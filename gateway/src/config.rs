@@ -108,7 +108,7 @@ pub struct Events {
     pub queue: usize,
     /// Events in one message.
     pub batch: usize,
-    /// How long an event waits for others.
+    /// The least time between two messages that are not full.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
     /// The least time between two snapshots that an overflow causes.

@@ -16,7 +16,8 @@ pub struct Limits {
     pub queue: usize,
     /// Events in one message.
     pub batch: usize,
-    /// How long the first event of a batch waits for others.
+    /// The least time between two batches that are not full: one event goes at once, those that follow it wait for each
+    /// other.
     pub linger: Duration,
     /// The least time between two snapshots made because the queue overflowed.
     pub resync_pause: Duration,
@@ -45,10 +46,10 @@ struct Inner {
     events: VecDeque<Event>,
     /// A device that hammers a closed door is told of once a batch.
     rejected: HashSet<DeviceId>,
-    oldest: Option<Instant>,
     /// A snapshot is due from then on; events until then are part of it.
     snapshot: Option<Instant>,
     last_snapshot: Option<Instant>,
+    last_batch: Option<Instant>,
 }
 
 impl Queue {
@@ -100,7 +101,6 @@ impl Queue {
         let room = inner.events.len() < self.limits.queue;
         if room {
             inner.events.push_back(event);
-            inner.oldest.get_or_insert(now);
         } else {
             let earliest = inner
                 .last_snapshot
@@ -155,14 +155,17 @@ impl Queue {
             inner.last_snapshot = Some(now);
             return Ok(Outgoing::Snapshot);
         }
-        let due = inner.oldest.ok_or(None)? + self.limits.linger;
+        if inner.events.is_empty() {
+            return Err(None);
+        }
+        let due = inner.last_batch.map_or(now, |last| last + self.limits.linger);
         if inner.events.len() < self.limits.batch && now < due {
             return Err(Some(due));
         }
         let count = inner.events.len().min(self.limits.batch);
         let events = inner.events.drain(..count).collect();
         inner.rejected.clear();
-        inner.oldest = (!inner.events.is_empty()).then_some(now);
+        inner.last_batch = Some(now);
         Ok(Outgoing::Events(events))
     }
 }
@@ -171,7 +174,6 @@ impl Inner {
     fn void(&mut self, snapshot_at: Instant) {
         self.events.clear();
         self.rejected.clear();
-        self.oldest = None;
         let at = self.snapshot.map_or(snapshot_at, |at| at.min(snapshot_at));
         self.snapshot = Some(at);
     }
@@ -213,15 +215,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_batch_goes_at_once_and_a_lonely_event_after_the_linger() {
+    async fn a_lonely_event_goes_at_once_and_those_that_follow_wait_for_each_other() {
         let queue = opened().await;
         let start = Instant::now();
-        (1..=3).for_each(|n| {
+        queue.push(left(1));
+        assert_eq!(queue.next().await, Outgoing::Events(vec![left(1)]));
+        (2..=4).for_each(|n| {
             queue.push(left(n));
         });
-        assert_eq!(queue.next().await, Outgoing::Events(vec![left(1), left(2)]));
+        assert_eq!(
+            queue.next().await,
+            Outgoing::Events(vec![left(2), left(3)]),
+            "a full batch"
+        );
         assert_eq!(start.elapsed(), Duration::ZERO);
-        assert_eq!(queue.next().await, Outgoing::Events(vec![left(3)]));
+        assert_eq!(queue.next().await, Outgoing::Events(vec![left(4)]));
         assert!(start.elapsed() >= LIMITS.linger);
     }
 

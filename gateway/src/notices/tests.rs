@@ -151,7 +151,7 @@ fn nothing_is_visible_before_it_is_durable() {
     assert_eq!(migrate.not_after, Some(at(1_000)));
     assert_eq!(
         effects,
-        [Effect::Publish(device("d"), migrate), noticed(1, "d", 2)]
+        [noticed(1, "d", 2), Effect::Publish(device("d"), migrate)]
     );
 }
 
