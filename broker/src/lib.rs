@@ -9,6 +9,7 @@
 mod broker;
 mod config;
 mod connection;
+mod flow;
 mod hook;
 mod index;
 mod listener;

@@ -217,3 +217,115 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, sync::Arc};
+
+    use futures_util::{FutureExt, task::noop_waker};
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::message::Publication;
+
+    const LIMITS: Limits = Limits {
+        messages: 5,
+        bytes: 2000,
+    };
+
+    fn delivery(qos: QoS, size: usize) -> Delivery {
+        let publication = Publication {
+            payload: vec![0; size].into(),
+            ..Publication::default()
+        };
+        Delivery {
+            publication: Arc::new(publication),
+            qos,
+            retain: false,
+            subscription: None,
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(QoS, usize),
+        Pop(bool),
+        Online(bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let qos = prop_oneof![Just(QoS::AtMostOnce), Just(QoS::AtLeastOnce)];
+        prop_oneof![
+            4 => (qos, 0..1500_usize).prop_map(|(qos, size)| Step::Push(qos, size)),
+            3 => any::<bool>().prop_map(Step::Pop),
+            1 => any::<bool>().prop_map(Step::Online),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_keeps_its_bounds_and_its_order(steps in vec(step(), 0..80)) {
+            let mailbox = Mailbox::new(1, LIMITS);
+            let mut model: VecDeque<(QoS, usize)> = VecDeque::new();
+            let mut online = true;
+            for step in steps {
+                match step {
+                    Step::Push(qos, size) => {
+                        let delivery = delivery(qos, size);
+                        let bytes: usize = model.iter().map(|(_, size)| size).sum();
+                        let fits = model.is_empty()
+                            || (model.len() < LIMITS.messages && bytes + delivery.size() <= LIMITS.bytes);
+                        let expected = match (online, qos, fits) {
+                            (false, QoS::AtMostOnce, _) => Pushed::Absent,
+                            (_, _, true) => Pushed::Queued,
+                            (_, QoS::AtMostOnce, _) | (false, ..) => Pushed::Dropped,
+                            _ => Pushed::Overflow,
+                        };
+                        if expected == Pushed::Queued {
+                            model.push_back((qos, delivery.size()));
+                        }
+                        prop_assert_eq!(mailbox.push(delivery), expected);
+                    }
+                    Step::Pop(window_open) => {
+                        let ready = model.front().is_some_and(|(qos, _)| window_open || *qos == QoS::AtMostOnce);
+                        let expected = if ready { model.pop_front() } else { None };
+                        let popped = mailbox.pop(window_open).map(|delivery| (delivery.qos, delivery.size()));
+                        prop_assert_eq!(popped, expected);
+                    }
+                    Step::Online(now) => {
+                        online = now;
+                        mailbox.set_online(now);
+                        if !now {
+                            model.retain(|(qos, _)| *qos > QoS::AtMostOnce);
+                        }
+                    }
+                }
+                prop_assert!(model.len() <= LIMITS.messages);
+                prop_assert_eq!(mailbox.is_empty(), model.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_can_wait_waits_for_room() {
+        let mailbox = Mailbox::new(1, LIMITS);
+        assert_eq!(mailbox.push(delivery(QoS::AtMostOnce, 1900)), Pushed::Queued);
+        let mut waiting = Box::pin(mailbox.push_when_room(delivery(QoS::AtMostOnce, 500)));
+        assert_eq!(waiting.as_mut().now_or_never(), None);
+        assert!(mailbox.pop(true).is_some());
+        assert_eq!(waiting.now_or_never(), Some(Pushed::Queued));
+    }
+
+    #[test]
+    fn the_first_reason_to_end_counts_and_a_new_connection_starts_without_one() {
+        let mailbox = Mailbox::new(1, LIMITS);
+        let waker = noop_waker();
+        let mut cx = Context::from_waker(&waker);
+        assert_eq!(mailbox.poll(&mut cx, Some(true)), Poll::Pending);
+        mailbox.end(End::TakenOver);
+        mailbox.end(End::Kicked(Kick::Administrative));
+        assert_eq!(mailbox.poll(&mut cx, None), Poll::Ready(Some(End::TakenOver)));
+        mailbox.set_online(true);
+        assert_eq!(mailbox.poll(&mut cx, None), Poll::Pending);
+    }
+}

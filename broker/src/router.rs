@@ -49,7 +49,13 @@ pub(crate) enum RouterError {
     Busy,
     /// Its thread is gone, or it refused.
     #[error("the router is gone: {0}")]
-    Gone(#[from] LinkError),
+    Gone(#[from] Box<LinkError>),
+}
+
+impl From<LinkError> for RouterError {
+    fn from(error: LinkError) -> Self {
+        Self::Gone(Box::new(error))
+    }
 }
 
 /// The router, started when the first connection needs it and again should it ever die.
@@ -64,12 +70,13 @@ pub(crate) struct Router {
 }
 
 type Ends = (LinkTx, LinkRx);
+type Build = dyn Fn(&str) -> Result<Ends, Box<LinkError>> + Send + Sync;
 
 /// A running router. Its channel's type cannot be named outside rumqttd, so it lives in two closures.
 #[derive(Clone)]
 struct Running {
     waiting: Arc<dyn Fn() -> usize + Send + Sync>,
-    build: Arc<dyn Fn(&str) -> Result<Ends, LinkError> + Send + Sync>,
+    build: Arc<Build>,
 }
 
 impl Running {

@@ -1,8 +1,7 @@
 //! Sessions, which outlive their connections, and the bounded store of those that wait for their client.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    num::NonZeroU16,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -12,9 +11,10 @@ use tokio::time::Instant;
 
 use crate::{
     Client,
+    flow::Flow,
     index::{Index, Subscriber},
     mailbox::Mailbox,
-    message::{Delivery, Options, Will},
+    message::{Options, Will},
     metrics::Metrics,
     router::Link,
 };
@@ -92,99 +92,6 @@ impl Drop for Session {
         for (filter, _) in &self.subscriptions {
             self.index.remove(filter, self.mailbox.number);
         }
-    }
-}
-
-/// Deliveries of QoS 1 and 2 that are under way, in both directions.
-#[derive(Default)]
-pub(crate) struct Flow {
-    last_id: u16,
-    outgoing: VecDeque<Outgoing>,
-    /// QoS 2 messages received and not yet released.
-    received: HashSet<NonZeroU16>,
-}
-
-struct Outgoing {
-    id: NonZeroU16,
-    /// None once the client has it and only the release is open.
-    delivery: Option<Delivery>,
-}
-
-/// What is to be sent again to a client that is back.
-pub(crate) enum Again {
-    /// PUBLISH, marked as a duplicate.
-    Publish(Delivery),
-    /// PUBREL.
-    Release,
-}
-
-impl Flow {
-    /// How many are on their way to the client.
-    pub(crate) fn outgoing(&self) -> usize {
-        self.outgoing.len()
-    }
-
-    /// Begins a delivery. There are always fewer under way than there are ids.
-    pub(crate) fn begin(&mut self, delivery: Delivery) -> NonZeroU16 {
-        loop {
-            self.last_id = self.last_id.wrapping_add(1);
-            let Some(id) = NonZeroU16::new(self.last_id) else {
-                continue;
-            };
-            if !self.outgoing.iter().any(|outgoing| outgoing.id == id) {
-                self.outgoing.push_back(Outgoing {
-                    id,
-                    delivery: Some(delivery),
-                });
-                return id;
-            }
-        }
-    }
-
-    /// PUBACK or PUBCOMP, or a delivery given up: it is over. False when there was none.
-    pub(crate) fn finish(&mut self, id: NonZeroU16) -> bool {
-        let at = self.outgoing.iter().position(|outgoing| outgoing.id == id);
-        at.and_then(|at| self.outgoing.remove(at)).is_some()
-    }
-
-    /// PUBREC: the message is there, its release is open. False when there was none.
-    pub(crate) fn release(&mut self, id: NonZeroU16) -> bool {
-        match self.outgoing.iter_mut().find(|outgoing| outgoing.id == id) {
-            Some(outgoing) => {
-                outgoing.delivery = None;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Everything under way to the client, in its order.
-    pub(crate) fn again(&self) -> Vec<(NonZeroU16, Again)> {
-        let again = |outgoing: &Outgoing| match &outgoing.delivery {
-            Some(delivery) => (outgoing.id, Again::Publish(delivery.clone())),
-            None => (outgoing.id, Again::Release),
-        };
-        self.outgoing.iter().map(again).collect()
-    }
-
-    /// A QoS 2 message came; false when it is one already received.
-    pub(crate) fn receive(&mut self, id: NonZeroU16) -> bool {
-        self.received.insert(id)
-    }
-
-    /// PUBREL: the id is free again. False when it was.
-    pub(crate) fn released(&mut self, id: NonZeroU16) -> bool {
-        self.received.remove(&id)
-    }
-
-    /// How many QoS 2 messages are received and not yet released.
-    pub(crate) fn received(&self) -> usize {
-        self.received.len()
-    }
-
-    /// Nothing is under way.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.outgoing.is_empty() && self.received.is_empty()
     }
 }
 

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::{Connection, OUTPUT_FULL, socket::Stream};
 use crate::{
     QoS,
+    flow::Again,
     message::{Delivery, Options, Publication},
-    sessions::Again,
     sys,
     topic::Plane,
 };

@@ -32,6 +32,8 @@ pub(crate) struct Socket<S> {
     stream: S,
     pub(crate) input: BytesMut,
     pub(crate) output: BytesMut,
+    /// Something was written that the stream may still hold back, as TLS does.
+    unflushed: bool,
 }
 
 impl<S: Stream> Socket<S> {
@@ -40,6 +42,7 @@ impl<S: Stream> Socket<S> {
             stream,
             input: BytesMut::new(),
             output: BytesMut::new(),
+            unflushed: false,
         }
     }
 
@@ -59,18 +62,20 @@ impl<S: Stream> Socket<S> {
 
     /// Writes the output, and frees it when it is written.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.output.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
         while self.output.has_remaining() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.output.advance(written);
+            self.unflushed = true;
         }
-        self.output = BytesMut::new();
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.unflushed {
+            self.output = BytesMut::new();
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Frees the input buffer when all of it is decoded.
