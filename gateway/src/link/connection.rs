@@ -4,11 +4,14 @@ use protocol::{
     CommandId, Topic,
     message::{Commands, Event, GatewayState, MAX_GATEWAY_PAYLOAD, Message},
 };
-use rumqttc::v5::{
-    AsyncClient, ConnectionError, Event as ClientEvent, EventLoop, Incoming, MqttOptions,
-    mqttbytes::{
-        QoS,
-        v5::{LastWill, PubAckReason},
+use rumqttc::{
+    NetworkOptions,
+    v5::{
+        AsyncClient, ConnectionError, Event as ClientEvent, EventLoop, Incoming, MqttOptions,
+        mqttbytes::{
+            QoS,
+            v5::{LastWill, PubAckReason},
+        },
     },
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -283,7 +286,10 @@ fn options(link: &Link) -> MqttOptions {
     let will = config.status(GatewayState::Offline, 0);
     let topic = Topic::GatewayStatus(config.gateway.clone()).to_string();
     let packet_size = u32::try_from(MAX_GATEWAY_PAYLOAD + HEADER).unwrap_or(u32::MAX);
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
     options
+        .set_network_options(network)
         .set_keep_alive(config.keep_alive)
         .set_connection_timeout(config.timeout.as_secs().max(1))
         .set_clean_start(true)
