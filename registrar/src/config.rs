@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::layers::{Layers, LoadError};
 use crate::{
-    bootstrap, control, gateways, moves, service,
+    bootstrap, control, gateways, import, moves, service,
     store::{Retention, sled::SledConfig},
 };
 
@@ -275,9 +275,10 @@ impl Default for RetryAfter {
 
 impl Default for Import {
     fn default() -> Self {
+        let limits = import::Limits::default();
         Self {
-            max_rows: 2_000_000,
-            max_bytes: 1024 * 1024 * 1024,
+            max_rows: limits.rows,
+            max_bytes: limits.bytes,
         }
     }
 }
@@ -410,6 +411,15 @@ impl Config {
         Retention {
             audit: self.store.audit_lines,
             closed_moves: self.store.closed_moves,
+        }
+    }
+
+    /// How much an import may hold.
+    pub fn import(&self) -> import::Limits {
+        import::Limits {
+            rows: self.import.max_rows,
+            bytes: self.import.max_bytes,
+            ..import::Limits::default()
         }
     }
 }

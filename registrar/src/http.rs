@@ -10,18 +10,23 @@ mod health;
 mod migrations;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
 };
 
-use axum::{Router, extract::DefaultBodyLimit, routing::get};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    routing::{get, post},
+};
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::service::Service;
+use crate::{import::Importer, service::Service};
 use error::Failure;
 
 /// The most entries of one page.
@@ -45,6 +50,8 @@ pub struct App {
 pub struct Loaded {
     /// Changes and reads.
     pub service: Service,
+    /// Imports.
+    pub importer: Arc<Importer>,
 }
 
 impl App {
@@ -73,6 +80,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/migrations", get(migrations::list).post(migrations::start))
         .route("/v1/migrations/{id}", get(migrations::show))
         .route("/v1/audit", get(audit::list))
+        .route("/v1/backup", get(transfer::backup))
+        .route("/v1/import", post(transfer::import))
         .layer(body)
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

@@ -2,16 +2,18 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock, atomic::AtomicUsize},
     time::Duration,
 };
 
 use broker::{BindError, Broker};
 use prometheus_client::registry::Registry;
+use tempfile::TempDir;
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, mpsc},
-    task::JoinSet,
+    sync::{Mutex, Semaphore, mpsc},
+    task::{JoinSet, spawn_blocking},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -22,6 +24,7 @@ use crate::{
     control::{self, Control, View, now},
     directory::Directory,
     http::{self, App, Loaded},
+    import::{ImportMetrics, Importer},
     metrics::Metrics,
     service::{self, Service},
     store::{
@@ -59,6 +62,9 @@ pub enum ServerError {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// There is nowhere to keep uploads.
+    #[error("no temporary folder: {0}")]
+    Staging(std::io::Error),
     /// A part that runs as long as the registrar ended by itself.
     #[error("the registrar's {0} ended unexpectedly")]
     Ended(String),
@@ -79,6 +85,7 @@ pub struct Server {
     app: Arc<App>,
     broker: Broker,
     committer: Committer,
+    staging: Staging,
     /// The control loop and HTTP; each returns its name.
     tasks: JoinSet<&'static str>,
     /// Ends the tasks.
@@ -115,7 +122,7 @@ impl Server {
             "HTTP listener"
         });
 
-        let store = open(&config).await?;
+        let (store, staging) = open(&config).await?;
         let started = Instant::now();
         let (directory, rest) = Directory::load(store.as_ref()).await?;
         let directory = Arc::new(directory);
@@ -169,6 +176,8 @@ impl Server {
             }
             "control loop"
         });
+        let import_metrics = ImportMetrics::default();
+        import_metrics.register(&mut registry);
         let service = Service::new(service::Parts {
             settings: config.service(),
             directory,
@@ -176,9 +185,24 @@ impl Server {
             commits,
             view,
             control: sender,
+            importing: AtomicUsize::new(0),
+        });
+        let importer = Arc::new(Importer {
+            store: Arc::clone(service.store()),
+            assignments: Arc::new(service.clone()),
+            folder: staging.path().to_owned(),
+            limits: config.import(),
+            metrics: import_metrics,
+            unfinished: Mutex::new(rest.import),
+        });
+        let unfinished = Arc::clone(&importer);
+        tokio::spawn(async move {
+            if let Err(error) = unfinished.finish().await {
+                tracing::error!(%error, "an import that broke off is still not finished, the next one tries again");
+            }
         });
         app.registry.get_or_init(|| registry);
-        app.loaded.get_or_init(|| Loaded { service });
+        app.loaded.get_or_init(|| Loaded { service, importer });
         let addresses = Addresses { mqtt, http };
         tracing::info!(%mqtt, %http, data_dir = %config.store.data_dir.display(), "serving");
         Ok(Self {
@@ -186,6 +210,7 @@ impl Server {
             app,
             broker: bound,
             committer,
+            staging,
             tasks,
             last,
             shutdown_timeout: config.shutdown_timeout,
@@ -224,18 +249,37 @@ impl Server {
         if timeout_at(deadline, rest).await.is_err() {
             tracing::warn!("not every part ended in time");
         }
+        drop(self.staging);
         ended.map_or(Ok(()), |part| Err(ServerError::Ended(part)))
     }
 }
 
-async fn open(config: &Config) -> Result<Arc<dyn Store>, ServerError> {
+/// Where imports are staged.
+enum Staging {
+    Folder(PathBuf),
+    /// Gone with the registrar, as everything in memory is.
+    Temporary(TempDir),
+}
+
+impl Staging {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Folder(folder) => folder,
+            Self::Temporary(folder) => folder.path(),
+        }
+    }
+}
+
+async fn open(config: &Config) -> Result<(Arc<dyn Store>, Staging), ServerError> {
     if config.store.engine == Engine::Memory {
-        return Ok(Arc::new(MemoryStore::new(config.retention())));
+        let staging = Staging::Temporary(tempfile::tempdir().map_err(ServerError::Staging)?);
+        return Ok((Arc::new(MemoryStore::new(config.retention())), staging));
     }
     let (folder, sled) = (config.store.data_dir.clone(), config.sled());
-    let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder, sled)).await;
+    let opened = spawn_blocking(move || SledStore::open(&folder, sled)).await;
     let store = opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-    Ok(Arc::new(store))
+    let staging = Staging::Folder(store.path());
+    Ok((Arc::new(store), staging))
 }
 
 fn part_name(part: Option<Result<&'static str, tokio::task::JoinError>>) -> String {

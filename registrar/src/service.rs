@@ -6,9 +6,12 @@
 mod plan;
 mod read;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
-use protocol::{CommandId, DeviceId, GatewayId, message::MoveReason};
+use protocol::{CommandId, DeviceId, Epoch, GatewayId, message::MoveReason};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
     store::{
         DeviceChange, MoveChange, MoveFilter, Store, StoreError, Transaction,
         committer::{CommitError, Commits},
-        record::{AuditRecord, DeviceRecord, MAX_TEXT},
+        record::{AuditRecord, DeviceRecord, MAX_TEXT, MoveRecord},
     },
 };
 use plan::{Plan, Target};
@@ -80,6 +83,8 @@ pub struct Parts {
     pub view: Arc<View>,
     /// How the loop is told.
     pub control: mpsc::Sender<control::Event>,
+    /// Moves an import has planned that the loop may not know of yet.
+    pub importing: AtomicUsize,
 }
 
 /// See the module; clones are cheap.
@@ -229,14 +234,6 @@ impl Service {
         .map(drop)
     }
 
-    /// Notes a row that was committed elsewhere, by an import: applies it, and has the device follow it.
-    pub async fn imported(&self, device: &DeviceId, record: &DeviceRecord) {
-        self.parts.directory.set_moving(device.as_str(), false);
-        if self.parts.directory.apply(device, record) {
-            self.parts.tell(Change::Assigned(device.clone())).await;
-        }
-    }
-
     /// Plans and commits until no one else was faster. Goes on to its end even when the caller no longer waits: what
     /// is committed must be applied.
     async fn change<F>(&self, id: DeviceId, plan: F) -> Result<Plan, ServiceError>
@@ -254,7 +251,7 @@ impl Service {
                 match parts.commits.commit(plan.transaction(&id, before.as_ref())).await {
                     Ok(_) => {
                         parts.view.set_storing(true);
-                        parts.apply(&id, &plan).await;
+                        parts.apply(&id, &plan.record, plan.moved.clone()).await;
                         return Ok(plan);
                     }
                     Err(CommitError::Conflict(_)) => {}
@@ -277,13 +274,24 @@ impl Service {
 }
 
 impl Parts {
-    async fn apply(&self, id: &DeviceId, plan: &Plan) {
+    /// Applies what is durable, and has the device follow it.
+    async fn apply(&self, id: &DeviceId, record: &DeviceRecord, moved: Option<MoveRecord>) {
         // Before the row, so that no question between the two goes unnoted.
-        self.directory.set_moving(id.as_str(), plan.moved.is_some());
-        let applied = self.directory.apply(id, &plan.record);
-        let change = match &plan.moved {
-            Some(record) => Change::Moved(record.clone()),
-            None if plan.record.removed => Change::Removed(id.clone()),
+        self.directory.set_moving(id.as_str(), moved.is_some());
+        let applied = self.directory.apply(id, record);
+        let is_new = record.epoch == Epoch::FIRST;
+        let change = match moved {
+            Some(moved) => Change::Moved(moved),
+            None if record.removed => Change::Removed(id.clone()),
+            // Nobody can hold anything against a device that nobody has ever heard of.
+            None if is_new
+                && self
+                    .directory
+                    .row(id.as_str())
+                    .is_none_or(|row| row.seen().is_none()) =>
+            {
+                return;
+            }
             None if applied => Change::Assigned(id.clone()),
             None => return,
         };

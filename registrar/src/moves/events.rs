@@ -121,11 +121,8 @@ impl Moves {
         };
         if epoch < pursuit.epoch {
             turn.count(Counted::Stale);
-        } else if pursuit
-            .places
-            .get(gateway)
-            .is_some_and(|place| place.stage == Stage::Clearing)
-        {
+        } else {
+            // What was cleared with this epoch stays cleared, whatever the place was told since.
             pursuit.places.remove(gateway);
         }
         self.put(device.clone(), pursuit, turn);

@@ -83,6 +83,7 @@ impl Pursuit {
     /// The device was seen at home.
     pub fn arrived(&mut self, device: &DeviceId, turn: &mut Turn<'_>) {
         if let Some(record) = &mut self.record {
+            record.detail = None;
             advance(record, MigrationState::Seen, turn);
         }
         self.clear_all(device, turn);

@@ -1,15 +1,18 @@
 //! What a change writes.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use jiff::Timestamp;
 use protocol::{DeviceId, Epoch, GatewayId, message::MoveReason};
 
 use super::{
-    AuditRecord, DeviceChange, DeviceRecord, MoveChange, Parts, ServiceError, Transaction, new_id, now,
+    AuditRecord, DeviceChange, DeviceRecord, MoveChange, Parts, Service, ServiceError, Transaction, new_id,
+    now,
 };
 use crate::{
     api::{MigrationState, Step},
+    import::{Assignments, Written},
+    store::StoreFuture,
     store::record::{MoveRecord, MoveSource},
 };
 
@@ -55,14 +58,8 @@ impl Parts {
             labels: assigned.map_or_else(String::new, |before| before.labels.clone()),
             note: assigned.map_or_else(String::new, |before| before.note.clone()),
         };
-        let mut from: Vec<GatewayId> = assigned
-            .map(|before| before.gateway.clone())
-            .into_iter()
-            .collect();
-        let seen = self.directory.row(id.as_str()).and_then(|row| row.seen());
-        from.extend(seen.map(|number| self.directory.gateway(number)));
-        from.retain(|gateway| gateway != target.gateway);
-        from.dedup();
+        let old = assigned.map(|before| &before.gateway);
+        let from = self.places(id, old, target.gateway);
         let is_move = target.again || !from.is_empty();
         if is_move && self.view.open_moves() >= self.settings.max_open_moves {
             let open = self.settings.max_open_moves;
@@ -70,34 +67,91 @@ impl Parts {
                 "{open} moves are open, which is as many as may be"
             )));
         }
-        let moved = is_move.then(|| MoveRecord {
-            id: new_id(),
-            device: id.clone(),
-            from: from
-                .into_iter()
-                .map(|gateway| MoveSource {
-                    gateway,
-                    noticed: false,
-                    cleared: false,
-                })
-                .collect(),
-            to: record.gateway.clone(),
-            epoch: record.epoch,
-            reason: target.reason,
-            actor: target.actor.to_owned(),
-            grace_ms: u64::try_from(target.grace.as_millis()).unwrap_or(u64::MAX),
-            spread_ms: 0,
-            state: MigrationState::Planned,
-            steps: vec![Step {
-                state: MigrationState::Planned,
-                at,
-            }],
-            detail: None,
-            revision: 1,
-        });
+        let moved = is_move.then(|| planned(id, &record, from, target));
         let action = if assigned.is_some() { "move" } else { "assign" };
         let audit = audit(action, id, before, &record, target.actor, at);
         Ok(Plan { record, moved, audit })
+    }
+}
+
+impl Parts {
+    /// The gateways a device may be on, less the one it is to have.
+    fn places(&self, id: &DeviceId, old: Option<&GatewayId>, to: &GatewayId) -> Vec<GatewayId> {
+        let seen = self.directory.row(id.as_str()).and_then(|row| row.seen());
+        let seen = seen.map(|number| self.directory.gateway(number));
+        let mut places: Vec<_> = old.cloned().into_iter().chain(seen).collect();
+        places.retain(|gateway| gateway != to);
+        places.dedup();
+        places
+    }
+}
+
+impl Assignments for Service {
+    fn is_known(&self, gateway: &GatewayId) -> bool {
+        self.parts.view.gateway(gateway).is_some()
+    }
+
+    /// Beyond the moves that may be open, imported devices follow without one: as strays, where they are.
+    fn plan_move(
+        &self,
+        device: &DeviceId,
+        from: Option<&GatewayId>,
+        to: &DeviceRecord,
+        actor: &str,
+    ) -> Option<MoveRecord> {
+        let parts = &self.parts;
+        let from = parts.places(device, from, &to.gateway);
+        let open = parts.view.open_moves() + parts.importing.load(Ordering::Relaxed);
+        if from.is_empty() || open >= parts.settings.max_open_moves {
+            return None;
+        }
+        parts.importing.fetch_add(1, Ordering::Relaxed);
+        let (reason, grace) = (MoveReason::Operator, parts.settings.move_grace);
+        let target = Target {
+            gateway: &to.gateway,
+            reason,
+            grace,
+            actor,
+            again: false,
+        };
+        Some(planned(device, to, from, &target))
+    }
+
+    fn written(&self, rows: Vec<Written>) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            for row in rows {
+                self.parts.apply(&row.device, &row.record, row.moved).await;
+            }
+            self.parts.importing.store(0, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+}
+
+/// A move that nobody knows of yet.
+fn planned(id: &DeviceId, record: &DeviceRecord, from: Vec<GatewayId>, target: &Target<'_>) -> MoveRecord {
+    let source = |gateway| MoveSource {
+        gateway,
+        noticed: false,
+        cleared: false,
+    };
+    MoveRecord {
+        id: new_id(),
+        device: id.clone(),
+        from: from.into_iter().map(source).collect(),
+        to: record.gateway.clone(),
+        epoch: record.epoch,
+        reason: target.reason,
+        actor: target.actor.to_owned(),
+        grace_ms: u64::try_from(target.grace.as_millis()).unwrap_or(u64::MAX),
+        spread_ms: 0,
+        state: MigrationState::Planned,
+        steps: vec![Step {
+            state: MigrationState::Planned,
+            at: record.since,
+        }],
+        detail: None,
+        revision: 1,
     }
 }
 

@@ -1,0 +1,119 @@
+//! Many devices at once, in and out.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Seek, Write},
+    sync::Arc,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use futures_util::{StreamExt, stream};
+use serde::Deserialize;
+use tokio::task::spawn_blocking;
+
+use super::{
+    App,
+    error::Failure,
+    extract::{Actor, Params},
+};
+use crate::{api::ImportProgress, backup, control::now, import};
+
+/// Bytes of an upload that are written to disk in one go.
+const SPOOL: usize = 1024 * 1024;
+
+const NDJSON: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/x-ndjson")];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Import {
+    format: String,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    allow_unknown_gateway: bool,
+}
+
+/// The body is on disk before the import begins: a slow upload holds up nobody.
+pub(super) async fn import(
+    State(app): State<Arc<App>>,
+    Params(options): Params<Import>,
+    Actor(actor): Actor,
+    body: Body,
+) -> Result<Response, Failure> {
+    let importer = &app.loaded()?.importer;
+    let format = options
+        .format
+        .parse()
+        .map_err(|error: String| Failure::bad_request(error))?;
+    let file = spool(body, importer).await?;
+    let order = import::Order {
+        format,
+        actor,
+        dry_run: options.dry_run,
+        allow_unknown_gateway: options.allow_unknown_gateway,
+    };
+    let reports = importer.start(BufReader::new(file), order);
+    let lines = stream::unfold(reports, |mut reports| async {
+        let report = reports.recv().await?;
+        Some((line(&report), reports))
+    });
+    Ok((NDJSON, Body::from_stream(lines)).into_response())
+}
+
+fn line(report: &ImportProgress) -> Result<Bytes, serde_json::Error> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    Ok(line.into())
+}
+
+/// Keeps an upload in a file without a name, which is gone with its last handle.
+async fn spool(body: Body, importer: &import::Importer) -> Result<File, Failure> {
+    let failed = |error: io::Error| Failure::unavailable(format!("the upload cannot be kept: {error}"));
+    let mut file = tempfile::tempfile_in(&importer.folder).map_err(failed)?;
+    let limit = importer.limits.bytes;
+    let (mut chunks, mut buffer, mut total) = (body.into_data_stream(), Vec::new(), 0_u64);
+    loop {
+        let chunk = chunks.next().await.transpose();
+        let chunk = chunk.map_err(|error| Failure::bad_request(format!("the upload broke off: {error}")))?;
+        let ended = chunk.is_none();
+        if let Some(chunk) = chunk {
+            total += chunk.len() as u64;
+            buffer.extend_from_slice(&chunk);
+        }
+        if total > limit {
+            return Err(Failure::too_large(format!(
+                "the upload is larger than {limit} bytes"
+            )));
+        }
+        if ended || buffer.len() >= SPOOL {
+            let part = std::mem::take(&mut buffer);
+            let write = move || {
+                file.write_all(&part)?;
+                if ended {
+                    file.rewind()?;
+                }
+                Ok(file)
+            };
+            let written = spawn_blocking(write)
+                .await
+                .unwrap_or_else(|error| Err(io::Error::other(error)));
+            file = written.map_err(failed)?;
+        }
+        if ended {
+            return Ok(file);
+        }
+    }
+}
+
+pub(super) async fn backup(State(app): State<Arc<App>>) -> Result<Response, Failure> {
+    let chunks = backup::take(Arc::clone(app.service()?.store()), now());
+    let chunks = stream::unfold(chunks, |mut chunks| async {
+        Some((chunks.recv().await?, chunks))
+    });
+    Ok((NDJSON, Body::from_stream(chunks)).into_response())
+}

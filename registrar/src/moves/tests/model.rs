@@ -1,0 +1,408 @@
+//! The core against gateways that lose their connection, forget what was on its way, and devices that go anywhere.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a gateway holds, as docs/protocol.md has it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Held {
+    /// A published notice; once told to clear, it does so when the device has left.
+    Published {
+        clearing: bool,
+    },
+    Moved,
+    Admitted,
+}
+
+#[derive(Default)]
+struct ModelGateway {
+    held: BTreeMap<DeviceId, (Epoch, Held)>,
+    connected: BTreeSet<DeviceId>,
+    linked: bool,
+    commands: VecDeque<message::Command>,
+    events: VecDeque<Input>,
+}
+
+struct Model {
+    moves: Moves,
+    world: Place,
+    gateways: BTreeMap<GatewayId, ModelGateway>,
+    stored: BTreeMap<CommandId, MoveRecord>,
+    now: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Assign(usize, usize),
+    Remove(usize),
+    Connect(usize, usize),
+    Leave(usize, usize),
+    Deliver(usize),
+    Report(usize),
+    Unlink(usize),
+    Link(usize),
+    Restart,
+    Wait,
+}
+
+const DEVICES: [&str; 3] = ["d1", "d2", "d3"];
+const GATEWAYS: [&str; 3] = ["a", "b", "c"];
+
+fn action() -> impl Strategy<Value = Action> {
+    let (device, gateway) = (0..DEVICES.len(), 0..GATEWAYS.len());
+    prop_oneof![
+        3 => (device.clone(), gateway.clone()).prop_map(|(d, g)| Action::Assign(d, g)),
+        1 => device.clone().prop_map(Action::Remove),
+        4 => (device.clone(), gateway.clone()).prop_map(|(d, g)| Action::Connect(d, g)),
+        2 => (device, gateway.clone()).prop_map(|(d, g)| Action::Leave(d, g)),
+        6 => gateway.clone().prop_map(Action::Deliver),
+        6 => gateway.clone().prop_map(Action::Report),
+        1 => gateway.clone().prop_map(Action::Unlink),
+        2 => gateway.prop_map(Action::Link),
+        1 => Just(Action::Restart),
+        1 => Just(Action::Wait),
+    ]
+}
+
+impl ModelGateway {
+    fn say(&mut self, id: &GatewayId, event: Event) {
+        if self.linked {
+            self.events.push_back(Input::Heard(id.clone(), event));
+        }
+    }
+
+    fn carry_out(&mut self, id: &GatewayId, command: message::Command) {
+        let message::Command { command, instruction } = command;
+        match instruction {
+            Instruction::Notify { device, epoch, .. } => {
+                let held = self.held.get(&device).copied();
+                match held {
+                    Some((newer, _)) if newer > epoch => return,
+                    Some((same, Held::Admitted)) if same == epoch => return,
+                    Some((same, _)) if same == epoch => {}
+                    _ => {
+                        self.held
+                            .insert(device.clone(), (epoch, Held::Published { clearing: false }));
+                    }
+                }
+                self.say(
+                    id,
+                    Event::Noticed {
+                        device,
+                        epoch,
+                        command,
+                    },
+                );
+            }
+            Instruction::Clear { device, epoch } => match self.held.get(&device).copied() {
+                Some((newer, _)) if newer > epoch => {}
+                Some((same, Held::Admitted)) if same == epoch => {}
+                Some((old, Held::Published { .. })) if self.connected.contains(&device) => {
+                    self.held
+                        .insert(device, (old.max(epoch), Held::Published { clearing: true }));
+                }
+                _ => self.clear(id, device, epoch, command),
+            },
+            Instruction::Admit { device, epoch } => {
+                if self.held.get(&device).is_none_or(|(held, _)| *held <= epoch) {
+                    self.held.insert(device, (epoch, Held::Admitted));
+                }
+            }
+            Instruction::Resync => {}
+        }
+    }
+
+    fn clear(&mut self, id: &GatewayId, device: DeviceId, epoch: Epoch, command: CommandId) {
+        self.held.insert(device.clone(), (epoch, Held::Moved));
+        self.say(
+            id,
+            Event::Cleared {
+                device,
+                epoch,
+                command,
+            },
+        );
+    }
+
+    /// Whether the device gets in; the grace of a notice may be over or not.
+    fn connect(&mut self, id: &GatewayId, device: &DeviceId) -> bool {
+        if let Some((epoch, Held::Moved)) = self.held.get(device) {
+            let epoch = *epoch;
+            self.say(
+                id,
+                Event::Rejected {
+                    device: device.clone(),
+                    epoch,
+                },
+            );
+            return false;
+        }
+        if self.connected.insert(device.clone()) {
+            self.say(
+                id,
+                Event::Connected {
+                    device: device.clone(),
+                    epoch: None,
+                },
+            );
+        }
+        true
+    }
+
+    fn leave(&mut self, id: &GatewayId, device: &DeviceId, command: CommandId) {
+        if self.connected.remove(device) {
+            self.say(
+                id,
+                Event::Disconnected {
+                    device: device.clone(),
+                },
+            );
+            if let Some((epoch, Held::Published { clearing: true })) = self.held.get(device).copied() {
+                self.clear(id, device.clone(), epoch, command);
+            }
+        }
+    }
+
+    fn link(&mut self, id: &GatewayId, command: CommandId) {
+        self.linked = true;
+        self.commands.clear();
+        self.events.clear();
+        let held = self.held.iter().filter_map(|(device, (epoch, held))| {
+            let state = match held {
+                Held::Published { .. } => HeldState::Published,
+                Held::Moved => HeldState::Moved,
+                Held::Admitted => return None,
+            };
+            Some(HeldNotice {
+                device: device.clone(),
+                epoch: *epoch,
+                command,
+                state,
+            })
+        });
+        let connected = self.connected.iter().cloned().collect();
+        let snapshot = Input::Snapshot {
+            gateway: id.clone(),
+            connected,
+            held: held.collect(),
+        };
+        self.events.push_back(snapshot);
+    }
+}
+
+impl Model {
+    fn new() -> Self {
+        let mut model = Self {
+            moves: Moves::new(settings()),
+            world: Place::default(),
+            gateways: GATEWAYS
+                .into_iter()
+                .map(|id| (g(id), ModelGateway::default()))
+                .collect(),
+            stored: BTreeMap::new(),
+            now: Timestamp::UNIX_EPOCH,
+        };
+        for id in GATEWAYS {
+            model.link(&g(id));
+        }
+        model
+    }
+
+    fn handle(&mut self, input: Input) {
+        if let Input::Moved(record) = &input {
+            self.stored.insert(record.id, record.clone());
+        }
+        let commands = self.moves.handle(input, &self.world, self.now);
+        self.carry_out(commands);
+    }
+
+    fn carry_out(&mut self, commands: Vec<Command>) {
+        for command in commands {
+            match command {
+                Command::Persist(record) => {
+                    let states: Vec<_> = record.steps.iter().map(|step| step.state).collect();
+                    assert!(states.is_sorted_by(|a, b| a < b), "{states:?}");
+                    assert_eq!(states.last(), Some(&record.state));
+                    if let Some(before) = self.stored.get(&record.id) {
+                        assert!(before.revision < record.revision && before.state <= record.state);
+                        assert!(!before.is_closed(), "{before:?} was closed, now {record:?}");
+                    }
+                    self.stored.insert(record.id, record);
+                }
+                Command::Seen(device, gateway) => self.world.seen(&device, &gateway),
+                Command::Left(device, gateway) => self.world.left(&device, &gateway),
+                Command::Send(gateway, command) => {
+                    let gateway = self.gateways.get_mut(&gateway).expect("only known ones are told");
+                    if gateway.linked {
+                        gateway.commands.push_back(command);
+                    }
+                }
+                Command::Count(_) => {}
+            }
+        }
+    }
+
+    fn link(&mut self, id: &GatewayId) {
+        let command = self.world.new_id();
+        self.world.online.insert(id.clone());
+        self.gateways.get_mut(id).expect("a gateway").link(id, command);
+    }
+
+    fn unlink(&mut self, id: &GatewayId) {
+        let gateway = self.gateways.get_mut(id).expect("a gateway");
+        if std::mem::take(&mut gateway.linked) {
+            gateway.commands.clear();
+            gateway.events.clear();
+            self.world.online.remove(id);
+            self.handle(Input::Offline(id.clone()));
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let gateway = |at: usize| g(GATEWAYS[at]);
+        match action {
+            Action::Assign(device, to) => {
+                let input = self.world.assign(&d(DEVICES[device]), &gateway(to), self.now);
+                self.handle(input);
+            }
+            Action::Remove(device) => {
+                if let Some(input) = self.world.remove(&d(DEVICES[device])) {
+                    self.handle(input);
+                }
+            }
+            Action::Connect(device, to) => {
+                let id = gateway(to);
+                self.gateways
+                    .get_mut(&id)
+                    .expect("a gateway")
+                    .connect(&id, &d(DEVICES[device]));
+            }
+            Action::Leave(device, from) => {
+                let (id, command) = (gateway(from), self.world.new_id());
+                self.gateways
+                    .get_mut(&id)
+                    .expect("a gateway")
+                    .leave(&id, &d(DEVICES[device]), command);
+            }
+            Action::Deliver(to) => {
+                let id = gateway(to);
+                let gateway = self.gateways.get_mut(&id).expect("a gateway");
+                if let Some(command) = gateway.commands.pop_front() {
+                    gateway.carry_out(&id, command);
+                }
+            }
+            Action::Report(from) => {
+                let event = self
+                    .gateways
+                    .get_mut(&gateway(from))
+                    .expect("a gateway")
+                    .events
+                    .pop_front();
+                if let Some(input) = event {
+                    self.handle(input);
+                }
+            }
+            Action::Unlink(from) => self.unlink(&gateway(from)),
+            Action::Link(to) => {
+                self.unlink(&gateway(to));
+                self.link(&gateway(to));
+            }
+            Action::Restart => {
+                for row in self.world.rows.values_mut() {
+                    row.connected = None;
+                }
+                self.world.rows.retain(|_, row| row.epoch > Epoch::new(0));
+                self.moves = Moves::new(settings());
+                let open = self
+                    .stored
+                    .values()
+                    .filter(|record| !record.is_closed())
+                    .cloned()
+                    .collect();
+                let commands = self.moves.restore(open, &self.world, self.now);
+                self.carry_out(commands);
+                for id in GATEWAYS {
+                    self.link(&g(id));
+                }
+            }
+            Action::Wait => {
+                self.now = self.now.checked_add(11.seconds()).expect("early enough");
+                self.handle(Input::Tick);
+            }
+        }
+        let open: Vec<_> = self.moves.open().map(|record| record.device.clone()).collect();
+        let devices: BTreeSet<_> = open.iter().collect();
+        assert_eq!(open.len(), devices.len(), "one open move a device");
+    }
+
+    /// Every link is up, every device goes home and stays there, and everything is delivered.
+    fn settle(&mut self) {
+        for at in 0..GATEWAYS.len() {
+            self.act(Action::Link(at));
+        }
+        for round in 0..4 {
+            self.deliver();
+            for (index, device) in DEVICES.iter().enumerate() {
+                let home = self
+                    .world
+                    .rows
+                    .get(&d(device))
+                    .and_then(|row| row.gateway.clone());
+                for (at, gateway) in GATEWAYS.iter().enumerate() {
+                    if home == Some(g(gateway)) {
+                        self.act(Action::Connect(index, at));
+                    } else {
+                        self.act(Action::Leave(index, at));
+                    }
+                }
+            }
+            self.deliver();
+            if round > 0 {
+                self.act(Action::Wait);
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        while self
+            .gateways
+            .values()
+            .any(|gateway| !gateway.events.is_empty() || !gateway.commands.is_empty())
+        {
+            for at in 0..GATEWAYS.len() {
+                self.act(Action::Deliver(at));
+                self.act(Action::Report(at));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_device_ends_at_home_and_no_notice_is_left_behind(actions in prop::collection::vec(action(), 0..80)) {
+        let mut model = Model::new();
+        for action in actions {
+            model.act(action);
+        }
+        model.settle();
+        for (id, gateway) in &model.gateways {
+            for (device, (_, held)) in &gateway.held {
+                prop_assert!(!matches!(held, Held::Published { .. }), "{id} still has a notice for {device}");
+                let home = model.world.rows.get(device).and_then(|row| row.gateway.as_ref());
+                prop_assert!(home != Some(id) || *held == Held::Admitted, "{id} holds {held:?} against {device}");
+            }
+        }
+        for (device, row) in &model.world.rows {
+            prop_assert_eq!(&row.connected, &row.gateway, "{}", device);
+        }
+        let open: Vec<_> = model.moves.open().collect();
+        prop_assert!(open.is_empty(), "{open:?}");
+        prop_assert_eq!(model.moves.strays(), 0);
+        prop_assert!(model.stored.values().all(MoveRecord::is_closed));
+    }
+}
