@@ -1,5 +1,6 @@
 //! The embedded store: one sled tree, with a prefix for each kind of record.
 
+mod count;
 mod engine;
 mod keys;
 mod writer;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::{
     SledConfig,
+    count::Count,
     keys::{Range, Row, SEAL, damaged},
     writer::Writer,
 };
@@ -32,6 +33,7 @@ pub(super) struct Engine {
     db: sled::Db,
     /// Our own handle to sled's file. sled's flush only hands its pages to the system: `sync_data` makes them durable.
     file: File,
+    count: Count,
 }
 
 impl Engine {
@@ -87,7 +89,9 @@ impl Engine {
         let writer = contained(|| Writer::new(&db, config.retention))
             .map_err(|panic| refused(folder, &panic))?
             .map_err(|error| refused(folder, &error))?;
+        let count = Count::open(folder, writer.count()).map_err(io_error(folder))?;
         Ok(Self {
+            count: count.map_err(|lost| refused(folder, &lost))?,
             writer: Mutex::new(writer),
             db,
             file,
@@ -99,8 +103,10 @@ impl Engine {
     }
 
     pub(super) fn sync(&self) -> Result<(), StoreError> {
+        let count = self.writer.lock().count();
         self.db.flush().map_err(failed)?;
-        self.file.sync_data().map_err(|error| failed(error.into()))
+        self.file.sync_data().map_err(|error| failed(error.into()))?;
+        self.count.write(count).map_err(|error| failed(error.into()))
     }
 
     pub(super) fn get<T>(

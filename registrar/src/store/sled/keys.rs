@@ -14,6 +14,8 @@ pub(super) const DEVICES: u8 = b'd';
 pub(super) const GATEWAYS: u8 = b'g';
 pub(super) const MOVES: u8 = b'm';
 pub(super) const IMPORT: &[u8] = b"i";
+/// The number of the last commit.
+pub(super) const COUNT: &[u8] = b"c";
 /// Written when the store is made: a tree without it is not the one that was made.
 pub(super) const SEAL: &[u8] = b"s";
 
@@ -58,9 +60,12 @@ pub(super) fn audit_after(seq: u64) -> Range {
 
 /// The place in the log that an audit key stands for; 0 for a key that is none.
 pub(super) fn audit_seq(key: &[u8]) -> u64 {
-    key.get(1..)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, u64::from_be_bytes)
+    key.get(1..).map_or(0, number)
+}
+
+/// A stored number; 0 for bytes that are none.
+pub(super) fn number(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_be_bytes)
 }
 
 pub(super) fn value<T>(row: &Row, decode: fn(&[u8]) -> Result<T, DecodeError>) -> Result<T, StoreError> {

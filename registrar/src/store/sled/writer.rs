@@ -19,6 +19,8 @@ pub(super) struct Writer {
     last: u64,
     /// The closed moves, oldest first.
     closed: BTreeSet<CommandId>,
+    /// The number of the last commit.
+    count: u64,
 }
 
 impl Writer {
@@ -44,7 +46,15 @@ impl Writer {
             first,
             last,
             closed,
+            count: tree
+                .get(keys::COUNT)
+                .map_err(failed)?
+                .map_or(0, |bytes| keys::number(&bytes)),
         })
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count
     }
 
     pub(super) fn stage(
@@ -58,6 +68,8 @@ impl Writer {
             for transaction in part {
                 outcomes.push(self.add(tree, &mut batch, transaction)?);
             }
+            self.count += 1;
+            batch.insert(keys::COUNT, &self.count.to_be_bytes());
             tree.apply_batch(batch).map_err(failed)?;
         }
         Ok(outcomes)
