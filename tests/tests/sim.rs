@@ -14,7 +14,11 @@ const SEEDS: u64 = 2_000;
 
 fn variable(name: &str) -> Option<u64> {
     let value = env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={value} is not a number")),
+    )
 }
 
 /// Runs seeds on all cores; stops at the first failure.
@@ -89,6 +93,9 @@ fn what_is_broken_on_purpose_is_found() {
         Sabotage::Impatient,
     ] {
         let found = search(SEEDS, Some(sabotage)).expect_err("a broken system must not pass");
-        println!("{sabotage:?} is found by seed {}: {}", found.seed, found.violation);
+        println!(
+            "{sabotage:?} is found by seed {}: {}",
+            found.seed, found.violation
+        );
     }
 }

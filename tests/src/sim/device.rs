@@ -41,7 +41,14 @@ pub enum Wish {
 impl Device {
     pub fn new(index: usize, id: DeviceId, net: &mut Net) -> Self {
         let learns_why = net.rng.random_bool(0.5);
-        Self { id, index, learns_why, disk: None, life: 0, running: None }
+        Self {
+            id,
+            index,
+            learns_why,
+            disk: None,
+            life: 0,
+            running: None,
+        }
     }
 
     pub fn life(&self) -> Option<Life> {
@@ -52,10 +59,22 @@ impl Device {
     pub fn start(&mut self, net: &mut Net) -> Vec<Wish> {
         self.life += 1;
         net.tell(|| format!("{} boots", self.id));
-        let stored = self.disk.clone().map(|(assigned, at)| Stored { assigned, age: net.now.saturating_sub(at) });
-        let machine = Machine::new(self.id.clone(), Arc::new(Settings::default()), stored, net.rng.random(), net.now);
+        let stored = self.disk.clone().map(|(assigned, at)| Stored {
+            assigned,
+            age: net.now.saturating_sub(at),
+        });
+        let machine = Machine::new(
+            self.id.clone(),
+            Arc::new(Settings::default()),
+            stored,
+            net.rng.random(),
+            net.now,
+        );
         self.running = Some(Running {
-            life: Life { node: Node::Device(self.index), number: self.life },
+            life: Life {
+                node: Node::Device(self.index),
+                number: self.life,
+            },
             machine,
             links: BTreeMap::new(),
             wake: None,
@@ -72,7 +91,9 @@ impl Device {
 
     /// Its deadline has come, or one that was superseded.
     pub fn wake(&mut self, net: &mut Net) -> Vec<Wish> {
-        let Some(running) = &mut self.running else { return Vec::new() };
+        let Some(running) = &mut self.running else {
+            return Vec::new();
+        };
         if running.wake.is_none_or(|due| due > net.now) {
             return Vec::new();
         }
@@ -91,7 +112,9 @@ impl Device {
             Packet::Subscribed => Input::Up { link },
             Packet::Notice(notice) => Input::Notice { link, notice },
             Packet::Rejected => self.ended(link, Loss::Rejected("it belongs elsewhere".into())),
-            Packet::Moved if self.learns_why => self.ended(link, Loss::Rejected("it belongs elsewhere".into())),
+            Packet::Moved if self.learns_why => {
+                self.ended(link, Loss::Rejected("it belongs elsewhere".into()))
+            }
             Packet::TakenOver if self.learns_why => self.ended(link, Loss::TakenOver),
             Packet::Moved | Packet::TakenOver => self.ended(link, Loss::Failed("closed".into())),
             _ => return Vec::new(),
@@ -102,7 +125,11 @@ impl Device {
     /// A link is gone.
     pub fn lost(&mut self, label: u64, net: &mut Net) -> Vec<Wish> {
         let link = LinkId(label);
-        if self.running.as_ref().is_none_or(|running| !running.links.contains_key(&link)) {
+        if self
+            .running
+            .as_ref()
+            .is_none_or(|running| !running.links.contains_key(&link))
+        {
             return Vec::new();
         }
         let input = self.ended(link, Loss::Failed("the connection is lost".into()));
@@ -125,7 +152,9 @@ impl Device {
 
     /// Feeds the core, and does what it can alone.
     pub fn handle(&mut self, input: Input, net: &mut Net) -> Vec<Wish> {
-        let Some(running) = &mut self.running else { return Vec::new() };
+        let Some(running) = &mut self.running else {
+            return Vec::new();
+        };
         if input != Input::Tick {
             net.tell(|| format!("{} takes {input:?}", self.id));
         }
@@ -139,7 +168,11 @@ impl Device {
                     wishes.push(Wish::Ask(query(rid, reason, have)));
                 }
                 Command::EndQuestion { .. } => net.ledger.ends_question(&self.id),
-                Command::Connect { link, endpoint, assigned } => {
+                Command::Connect {
+                    link,
+                    endpoint,
+                    assigned,
+                } => {
                     net.tell(|| format!("{} connects to {endpoint} (epoch {})", self.id, assigned.epoch));
                     net.ledger.acts_on(&self.id, assigned.epoch);
                     wishes.push(Wish::Connect(link, endpoint));
@@ -184,5 +217,10 @@ impl Device {
 }
 
 fn query(rid: String, reason: QueryReason, have: Option<protocol::message::Have>) -> Query {
-    Query { v: VERSION, rid: Some(rid), reason: Some(reason), have }
+    Query {
+        v: VERSION,
+        rid: Some(rid),
+        reason: Some(reason),
+        have,
+    }
 }

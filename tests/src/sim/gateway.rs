@@ -1,5 +1,7 @@
 //! A gateway: the real notices core around a disk that is a map, and what its broker and its link do.
 
+mod uplink;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -7,8 +9,8 @@ use std::{
 
 use gateway::notices::{Effect, Entry, Limits, Notices, Plan};
 use protocol::{
-    CommandId, DeviceId, Endpoint, GatewayId,
-    message::{self, Command, Events, GatewayState, GatewayStatus, Instruction, Snapshot, VERSION},
+    DeviceId, Endpoint, GatewayId,
+    message::{self, Command},
 };
 use rand::Rng;
 
@@ -17,12 +19,7 @@ use super::{
     net::{End, Event, Life, LinkNo, Net, Node, Packet},
     registrar::STATUS_INTERVAL,
 };
-
-/// Events that wait for the registrar; one more, and a snapshot is sent instead.
-const QUEUE: usize = 8;
-
-/// Devices or notices in one part of a snapshot.
-const PART: usize = 2;
+use uplink::Uplink;
 
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
@@ -51,15 +48,6 @@ pub struct Running {
     deadline: Option<jiff::Timestamp>,
 }
 
-/// The link to the registrar, and what waits to be told.
-struct Uplink {
-    link: LinkNo,
-    accepted: bool,
-    events: Vec<message::Event>,
-    /// A snapshot is to be sent; what happens before is part of it.
-    snapshot: bool,
-}
-
 impl Gateway {
     pub fn new(index: usize, id: GatewayId, net: &mut Net) -> Self {
         // Some forget soon, which must do no more harm than a detour.
@@ -68,7 +56,11 @@ impl Gateway {
             id,
             index,
             disk: BTreeMap::new(),
-            limits: Limits { published: 1_000, moved: memory, admitted: memory },
+            limits: Limits {
+                published: 1_000,
+                moved: memory,
+                admitted: memory,
+            },
             skew_ms: 0,
             life: 0,
             port: 1_000,
@@ -91,7 +83,10 @@ impl Gateway {
         self.port += u16::from(net.strikes(0.2));
         // Its clock is off, and by something else after every start.
         self.skew_ms = net.rng.random_range(-5_000..5_000);
-        let life = Life { node: Node::Gateway(self.index), number: self.life };
+        let life = Life {
+            node: Node::Gateway(self.index),
+            number: self.life,
+        };
         net.tell(|| format!("{} starts on port {}", self.id, self.port));
         self.running = Some(Running {
             life,
@@ -110,7 +105,9 @@ impl Gateway {
 
     /// What was being written may have reached the disk, or not.
     pub fn crash(&mut self, net: &mut Net) {
-        let Some(running) = self.running.take() else { return };
+        let Some(running) = self.running.take() else {
+            return;
+        };
         net.tell(|| format!("{} crashes", self.id));
         if let Some(plan) = running.writing
             && net.strikes(0.5)
@@ -149,7 +146,10 @@ impl Gateway {
             net.tell(|| format!("{} rejects {device} (epoch {})", self.id, rejection.epoch));
             net.summary.rejected += 1;
             net.send(link, End::Client, Packet::Rejected);
-            let event = message::Event::Rejected { device: device.clone(), epoch: rejection.epoch };
+            let event = message::Event::Rejected {
+                device: device.clone(),
+                epoch: rejection.epoch,
+            };
             return self.emit(event, net);
         }
         if let Some((older, _)) = running.present.insert(device.clone(), (link, false)) {
@@ -157,13 +157,23 @@ impl Gateway {
         }
         running.notices.touch(device);
         net.send(link, End::Client, Packet::Accepted);
-        self.emit(message::Event::Connected { device: device.clone(), epoch: None }, net);
+        self.emit(
+            message::Event::Connected {
+                device: device.clone(),
+                epoch: None,
+            },
+            net,
+        );
         self.process(net);
     }
 
     fn device_subscribes(&mut self, device: &DeviceId, link: LinkNo, net: &mut Net) {
         let Some(running) = &mut self.running else { return };
-        let Some((_, subscribed)) = running.present.get_mut(device).filter(|(newest, _)| *newest == link) else {
+        let Some((_, subscribed)) = running
+            .present
+            .get_mut(device)
+            .filter(|(newest, _)| *newest == link)
+        else {
             return;
         };
         *subscribed = true;
@@ -176,148 +186,22 @@ impl Gateway {
     /// A device's link is gone.
     pub fn device_left(&mut self, device: &DeviceId, link: LinkNo, net: &mut Net) {
         let Some(running) = &mut self.running else { return };
-        if running.present.get(device).is_none_or(|(newest, _)| *newest != link) {
+        if running
+            .present
+            .get(device)
+            .is_none_or(|(newest, _)| *newest != link)
+        {
             return;
         }
         running.present.remove(device);
         running.notices.touch(device);
-        self.emit(message::Event::Disconnected { device: device.clone() }, net);
+        self.emit(
+            message::Event::Disconnected {
+                device: device.clone(),
+            },
+            net,
+        );
         self.process(net);
-    }
-
-    /// Connects to the registrar.
-    pub fn dial(&mut self, registrar: Option<Life>, net: &mut Net) {
-        let Some(running) = &mut self.running else { return };
-        match registrar {
-            Some(registrar) => {
-                let link = net.connect(running.life, registrar, 0);
-                running.registrar = Some(Uplink { link, accepted: false, events: Vec::new(), snapshot: false });
-            }
-            None => {
-                let wait = net.millis(500..4_000);
-                net.after(wait, Event::Dial(running.life));
-            }
-        }
-    }
-
-    /// The link to the registrar is gone.
-    pub fn uplink_lost(&mut self, link: LinkNo, net: &mut Net) {
-        let Some(running) = &mut self.running else { return };
-        if running.registrar.as_ref().is_some_and(|uplink| uplink.link == link) {
-            running.registrar = None;
-            let wait = net.millis(500..4_000);
-            net.after(wait, Event::Dial(running.life));
-        }
-    }
-
-    /// The registrar says something.
-    pub fn told(&mut self, link: LinkNo, packet: Packet, net: &mut Net) {
-        let Some(running) = &mut self.running else { return };
-        let Some(uplink) = running.registrar.as_mut().filter(|uplink| uplink.link == link) else { return };
-        match packet {
-            Packet::Accepted => {
-                uplink.accepted = true;
-                uplink.snapshot = true;
-                self.send_status(net);
-                self.flush_soon(net);
-            }
-            Packet::Commands(commands) if running.writing.is_some() && net.strikes(0.1) => {
-                net.tell(|| format!("{}'s queue is full: {} commands are dropped", self.id, commands.len()));
-                self.resync(net);
-            }
-            Packet::Commands(mut commands) => {
-                if net.is_broken_by(Sabotage::IgnoreEpochs) {
-                    forge(&self.disk, &mut commands);
-                }
-                if net.strikes(0.1) {
-                    running.waiting.push_back(commands.clone());
-                }
-                running.waiting.push_back(commands);
-                self.process(net);
-            }
-            _ => {}
-        }
-    }
-
-    /// Sends the status, and again after some time.
-    pub fn status(&mut self, net: &mut Net) {
-        self.send_status(net);
-        if let Some(life) = self.life() {
-            net.after(STATUS_INTERVAL, Event::Status(life));
-        }
-    }
-
-    fn send_status(&self, net: &mut Net) {
-        let Some(running) = &self.running else { return };
-        let Some(uplink) = running.registrar.as_ref().filter(|uplink| uplink.accepted) else { return };
-        let status = GatewayStatus {
-            v: VERSION,
-            gateway: self.id.clone(),
-            instance: self.instance(),
-            state: GatewayState::Online,
-            endpoints: vec![self.endpoint()],
-            capacity: None,
-            connected: running.present.len() as u64,
-            version: String::new(),
-            at: net.wall(self.skew_ms),
-        };
-        net.send(uplink.link, End::Server, Packet::Status(status));
-    }
-
-    fn instance(&self) -> String {
-        format!("{}-{}", self.id, self.life)
-    }
-
-    fn emit(&mut self, event: message::Event, net: &mut Net) {
-        let Some(uplink) = self.running.as_mut().and_then(|running| running.registrar.as_mut()) else { return };
-        if !uplink.accepted || uplink.snapshot {
-            return;
-        }
-        if uplink.events.len() == QUEUE {
-            return self.resync(net);
-        }
-        uplink.events.push(event);
-        if uplink.events.len() == 1 {
-            self.flush_soon(net);
-        }
-    }
-
-    fn resync(&mut self, net: &mut Net) {
-        let Some(uplink) = self.running.as_mut().and_then(|running| running.registrar.as_mut()) else { return };
-        if uplink.accepted {
-            uplink.events.clear();
-            uplink.snapshot = true;
-            self.flush_soon(net);
-        }
-    }
-
-    fn flush_soon(&self, net: &mut Net) {
-        if let Some(life) = self.life() {
-            let wait = net.millis(1..60);
-            net.after(wait, Event::Flush(life));
-        }
-    }
-
-    /// Sends what waits for the registrar.
-    pub fn flush(&mut self, net: &mut Net) {
-        let instance = self.instance();
-        let Some(running) = &mut self.running else { return };
-        let Some(uplink) = running.registrar.as_mut().filter(|uplink| uplink.accepted) else { return };
-        let mut batches = Vec::new();
-        if std::mem::take(&mut uplink.snapshot) && !net.is_broken_by(Sabotage::NoSnapshots) {
-            batches.extend(snapshot(&running.notices, &running.present, self.index, net.now));
-        }
-        let events = std::mem::take(&mut uplink.events);
-        if !events.is_empty() {
-            batches.push(events);
-        }
-        for events in batches {
-            let events = Events { v: VERSION, instance: instance.clone(), events };
-            if net.strikes(0.05) {
-                net.send(uplink.link, End::Server, Packet::Events(events.clone()));
-            }
-            net.send(uplink.link, End::Server, Packet::Events(events));
-        }
     }
 
     /// Plans what commands and devices ask for, and writes it; one plan at a time.
@@ -327,12 +211,17 @@ impl Gateway {
         if running.writing.is_some() || running.store_fails {
             return;
         }
-        let commands: Vec<_> = std::mem::take(&mut running.waiting).into_iter().flatten().collect();
+        let commands: Vec<_> = std::mem::take(&mut running.waiting)
+            .into_iter()
+            .flatten()
+            .collect();
         if commands.is_empty() && !running.notices.has_work() {
             return self.set_deadline(net);
         }
         let present = &running.present;
-        let plan = running.notices.plan(&commands, &|device| present.contains_key(device), now);
+        let plan = running
+            .notices
+            .plan(&commands, &|device| present.contains_key(device), now);
         if plan.changes().is_empty() || net.is_broken_by(Sabotage::AnswerEarly) {
             running.writing = Some(plan);
             self.written(net);
@@ -346,7 +235,9 @@ impl Gateway {
     /// What was planned is durable, or the disk failed.
     pub fn written(&mut self, net: &mut Net) {
         let Some(running) = &mut self.running else { return };
-        let Some(plan) = running.writing.take() else { return };
+        let Some(plan) = running.writing.take() else {
+            return;
+        };
         if !plan.changes().is_empty() && net.strikes(0.02) {
             net.tell(|| format!("{}'s disk fails", self.id));
             running.notices.rollback(plan);
@@ -358,7 +249,9 @@ impl Gateway {
         }
         let Some(running) = &mut self.running else { return };
         let present = &running.present;
-        let effects = running.notices.commit(plan, &|device| present.contains_key(device));
+        let effects = running
+            .notices
+            .commit(plan, &|device| present.contains_key(device));
         self.carry_out(effects, net);
         self.process(net);
     }
@@ -390,20 +283,34 @@ impl Gateway {
         for effect in effects {
             match effect {
                 Effect::Publish(device, notice) => {
-                    net.tell(|| format!("{} publishes a notice for {device} (epoch {})", self.id, notice.epoch));
-                    let present = self.running.as_ref().and_then(|running| running.present.get(&device));
+                    net.tell(|| {
+                        format!(
+                            "{} publishes a notice for {device} (epoch {})",
+                            self.id, notice.epoch
+                        )
+                    });
+                    let present = self
+                        .running
+                        .as_ref()
+                        .and_then(|running| running.present.get(&device));
                     if let Some((link, true)) = present {
                         net.send(*link, End::Client, Packet::Notice(notice));
                     }
                 }
-                Effect::Unpublish(device) => net.tell(|| format!("{} withdraws the notice for {device}", self.id)),
+                Effect::Unpublish(device) => {
+                    net.tell(|| format!("{} withdraws the notice for {device}", self.id))
+                }
                 Effect::Kick(device, _) => self.kick(&device, net),
                 Effect::Emit(event) => {
                     self.is_durable(&event, net);
                     self.emit(event, net);
                 }
                 Effect::Confirm(device) => {
-                    if self.running.as_ref().is_some_and(|running| running.present.contains_key(&device)) {
+                    if self
+                        .running
+                        .as_ref()
+                        .is_some_and(|running| running.present.contains_key(&device))
+                    {
                         self.emit(message::Event::Connected { device, epoch: None }, net);
                     }
                 }
@@ -416,7 +323,10 @@ impl Gateway {
     }
 
     fn kick(&mut self, device: &DeviceId, net: &mut Net) {
-        let present = self.running.as_ref().and_then(|running| running.present.get(device));
+        let present = self
+            .running
+            .as_ref()
+            .and_then(|running| running.present.get(device));
         if let Some((link, _)) = present {
             let link = *link;
             net.tell(|| format!("{} disconnects {device}", self.id));
@@ -431,7 +341,8 @@ impl Gateway {
             && self.limits.moved > 1
             && self.disk.get(device).is_none_or(|entry| entry.epoch < *epoch)
         {
-            net.ledger.violated(format!("{} answers for {device} before its disk does", self.id));
+            net.ledger
+                .violated(format!("{} answers for {device} before its disk does", self.id));
         }
     }
 
@@ -449,46 +360,14 @@ impl Gateway {
         let now = net.wall(self.skew_ms);
         let Some(running) = &mut self.running else { return };
         let next = running.notices.next_deadline();
-        if next.is_some() && running.deadline.is_none_or(|set| next.is_some_and(|next| next < set)) {
+        if next.is_some()
+            && running
+                .deadline
+                .is_none_or(|set| next.is_some_and(|next| next < set))
+        {
             running.deadline = next;
             let wait = next.and_then(|next| Duration::try_from(next.duration_since(now)).ok());
             net.after(wait.unwrap_or_default(), Event::Wake(running.life));
         }
     }
-}
-
-/// Makes every notice look newer than all that is known.
-fn forge(known: &BTreeMap<DeviceId, Entry>, commands: &mut [Command]) {
-    for command in commands {
-        if let Instruction::Notify { device, epoch, .. } = &mut command.instruction
-            && let Some(entry) = known.get(device)
-        {
-            *epoch = entry.epoch.next().max(*epoch);
-        }
-    }
-}
-
-/// The parts of a snapshot, small ones, so that there are several.
-fn snapshot(
-    notices: &Notices,
-    present: &BTreeMap<DeviceId, (LinkNo, bool)>,
-    gateway: usize,
-    now: Duration,
-) -> Vec<Vec<message::Event>> {
-    let sync = format!("{:08x}-0000-7000-8000-{gateway:012x}", now.as_micros() as u32);
-    let sync: CommandId = sync.parse().expect("it has the form of a UUID");
-    let connected: Vec<_> = present.keys().cloned().collect();
-    let held: Vec<_> = notices.held().collect();
-    let count = connected.len().max(held.len()).div_ceil(PART).max(1);
-    let part = |number: usize| {
-        let from = number * PART;
-        message::Event::Snapshot(Snapshot {
-            sync,
-            part: number as u32,
-            last: number + 1 == count,
-            connected: connected.iter().skip(from).take(PART).cloned().collect(),
-            held: held.iter().skip(from).take(PART).cloned().collect(),
-        })
-    };
-    (0..count).map(|number| vec![part(number)]).collect()
 }

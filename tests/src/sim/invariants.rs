@@ -44,17 +44,24 @@ impl Ledger {
     pub fn acknowledged(&mut self, device: &DeviceId, record: &DeviceRecord) {
         let before = self.acknowledged.insert(device.clone(), record.clone());
         if before.is_some_and(|before| before.epoch >= record.epoch) {
-            self.violated(format!("{device}: epoch {} was acknowledged before", record.epoch));
+            self.violated(format!(
+                "{device}: epoch {} was acknowledged before",
+                record.epoch
+            ));
         }
     }
 
     /// The registrar has started with these rows.
     pub fn restarted(&mut self, rows: &BTreeMap<DeviceId, DeviceRecord>) {
         let lost = self.acknowledged.iter().find(|(device, record)| {
-            rows.get(*device).is_none_or(|row| row.epoch < record.epoch || row.epoch == record.epoch && row != *record)
+            rows.get(*device)
+                .is_none_or(|row| row.epoch < record.epoch || row.epoch == record.epoch && row != *record)
         });
         if let Some((device, record)) = lost {
-            let what = format!("{device}: the acknowledged assignment to {} is lost", record.gateway);
+            let what = format!(
+                "{device}: the acknowledged assignment to {} is lost",
+                record.gateway
+            );
             self.violated(what);
         }
     }
@@ -70,7 +77,10 @@ impl Ledger {
             epoch < record.epoch || epoch == record.epoch && (record.removed || record.gateway != *gateway)
         });
         if let Some(record) = overruled {
-            let what = format!("{device}: answered {gateway} (epoch {epoch}), acknowledged was {}", record.gateway);
+            let what = format!(
+                "{device}: answered {gateway} (epoch {epoch}), acknowledged was {}",
+                record.gateway
+            );
             self.violated(what);
         }
     }
@@ -87,7 +97,9 @@ impl Ledger {
     pub fn notes(&mut self, gateway: usize, device: &DeviceId, epoch: Epoch) {
         let before = self.notices.insert((gateway, device.clone()), epoch);
         if before.is_some_and(|before| before > epoch) {
-            self.violated(format!("gateway {gateway} went back to epoch {epoch} of {device}"));
+            self.violated(format!(
+                "gateway {gateway} went back to epoch {epoch} of {device}"
+            ));
         }
     }
 
@@ -101,7 +113,10 @@ impl Ledger {
         let now = (record.state, record.revision);
         let before = self.moves.insert(record.id, now);
         if before.is_some_and(|before| before.0 > now.0 || before.1 >= now.1 || closed(before.0)) {
-            self.violated(format!("the move of {} went back: {before:?}, then {now:?}", record.device));
+            self.violated(format!(
+                "the move of {} went back: {before:?}, then {now:?}",
+                record.device
+            ));
         }
     }
 
@@ -114,7 +129,9 @@ impl Ledger {
             self.violated(format!("{device} asks while a question is open"));
         }
         if hasty {
-            self.violated(format!("{device} asks again in less than {MIN_WAIT:?} after a failure"));
+            self.violated(format!(
+                "{device} asks again in less than {MIN_WAIT:?} after a failure"
+            ));
         }
     }
 

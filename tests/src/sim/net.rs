@@ -185,7 +185,13 @@ impl Net {
     /// Opens a link; its first packet is on the way.
     pub fn connect(&mut self, client: Life, server: Life, label: u64) -> LinkNo {
         self.last_link += 1;
-        let link = Link { client, server, label, broken: false, last: [self.now; 2] };
+        let link = Link {
+            client,
+            server,
+            label,
+            broken: false,
+            last: [self.now; 2],
+        };
         self.links.insert(self.last_link, link);
         self.send(self.last_link, End::Server, Packet::Connect);
         self.last_link
@@ -199,7 +205,9 @@ impl Net {
     pub fn send(&mut self, no: LinkNo, to: End, packet: Packet) {
         let latency = self.latency();
         let now = self.now;
-        let Some(link) = self.links.get_mut(&no).filter(|link| !link.broken) else { return };
+        let Some(link) = self.links.get_mut(&no).filter(|link| !link.broken) else {
+            return;
+        };
         let last = &mut link.last[to as usize];
         *last = (*last).max(now + latency);
         let at = *last;
@@ -213,19 +221,28 @@ impl Net {
 
     /// Cuts a link: nothing arrives any more, and both ends learn of it, sooner or later.
     pub fn cut(&mut self, no: LinkNo) {
-        let Some(link) = self.links.get_mut(&no).filter(|link| !link.broken) else { return };
+        let Some(link) = self.links.get_mut(&no).filter(|link| !link.broken) else {
+            return;
+        };
         link.broken = true;
         self.summary.breaks += 1;
         for end in [End::Client, End::Server] {
             // A reset is noticed at once, silence when the keep-alive is over.
-            let wait = if self.strikes(0.5) { self.millis(500..10_000) } else { self.millis(1..100) };
+            let wait = if self.strikes(0.5) {
+                self.millis(500..10_000)
+            } else {
+                self.millis(1..100)
+            };
             self.after(wait, Event::Lost(no, end));
         }
     }
 
     /// Cuts every link of a node.
     pub fn cut_all(&mut self, node: Node) {
-        let touched = self.links.iter().filter(|(_, link)| link.client.node == node || link.server.node == node);
+        let touched = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.client.node == node || link.server.node == node);
         for no in touched.map(|(no, _)| *no).collect::<Vec<_>>() {
             self.cut(no);
         }
@@ -233,7 +250,12 @@ impl Net {
 
     /// One of the links that work, for a fault to strike.
     pub fn any_link(&mut self) -> Option<LinkNo> {
-        let working: Vec<_> = self.links.iter().filter(|(_, link)| !link.broken).map(|(no, _)| *no).collect();
+        let working: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(_, link)| !link.broken)
+            .map(|(no, _)| *no)
+            .collect();
         (!working.is_empty()).then(|| working[self.rng.random_range(0..working.len())])
     }
 

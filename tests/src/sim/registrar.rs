@@ -1,5 +1,7 @@
 //! The registrar: the real directory, gateways' and moves' cores around a disk that is a map.
 
+mod disk;
+
 use std::{
     cell::Cell,
     collections::{BTreeMap, VecDeque},
@@ -7,36 +9,29 @@ use std::{
 };
 
 use protocol::{
-    CommandId, DeviceId, Endpoint, Epoch, GatewayId,
-    message::{Answer, Assigned, Command, ErrorCode, GatewayRef, GatewayState, GatewayStatus, Instruction, MoveReason, Outcome, Query, VERSION},
+    CommandId, DeviceId, Endpoint, GatewayId,
+    message::{
+        Answer, Assigned, Command, ErrorCode, GatewayRef, GatewayState, GatewayStatus, Instruction, Outcome,
+        Query, VERSION,
+    },
 };
 use registrar::{
-    api::{MigrationState, Step},
     directory::Directory,
     gateways::{self, Gateways},
     moves::{self, Assignment, Moves},
-    store::record::{DeviceRecord, GatewayRecord, MoveRecord, MoveSource},
 };
 
 use super::{
     Action, Sabotage,
     net::{End, Event, Life, LinkNo, Net, Node, Packet},
 };
+use disk::{Disk, new_id, persist};
 
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(8);
 const RESEND_AFTER: Duration = Duration::from_secs(5);
 const TTL_S: u64 = 300;
 const RETRY_AFTER_MS: u64 = 20_000;
-
-/// What survives a crash.
-#[derive(Default)]
-pub struct Disk {
-    pub devices: BTreeMap<DeviceId, DeviceRecord>,
-    gateways: BTreeMap<GatewayId, GatewayRecord>,
-    pub moves: BTreeMap<CommandId, MoveRecord>,
-    ids: Cell<u64>,
-}
 
 /// What waits for the loop.
 enum Input {
@@ -88,7 +83,9 @@ impl moves::World for Surroundings<'_> {
     }
 
     fn is_online(&self, gateway: &GatewayId) -> bool {
-        self.gateways.get(gateway).is_some_and(gateways::Gateway::is_online)
+        self.gateways
+            .get(gateway)
+            .is_some_and(gateways::Gateway::is_online)
     }
 
     fn endpoint(&self, gateway: &GatewayId) -> Option<Endpoint> {
@@ -100,13 +97,6 @@ impl moves::World for Surroundings<'_> {
     }
 }
 
-/// Ids that count up, as UUIDs of version 7 do with time.
-fn new_id(ids: &Cell<u64>) -> CommandId {
-    ids.set(ids.get() + 1);
-    let id = format!("{:08x}-0000-7000-8000-000000000000", ids.get());
-    id.parse().expect("it has the form of a UUID")
-}
-
 impl Registrar {
     pub fn life(&self) -> Option<Life> {
         self.running.as_ref().map(|running| running.life)
@@ -114,7 +104,10 @@ impl Registrar {
 
     pub fn start(&mut self, net: &mut Net) {
         self.life += 1;
-        let life = Life { node: Node::Registrar, number: self.life };
+        let life = Life {
+            node: Node::Registrar,
+            number: self.life,
+        };
         net.tell(|| "registrar starts".into());
         net.ledger.restarted(&self.disk.devices);
         let directory = Directory::default();
@@ -122,13 +115,31 @@ impl Registrar {
             directory.apply(device, record);
         }
         let now = net.wall(0);
-        let settings = gateways::Settings { status_interval: STATUS_INTERVAL, max_gateways: 100, max_snapshot: 1_000 };
+        let settings = gateways::Settings {
+            status_interval: STATUS_INTERVAL,
+            max_gateways: 100,
+            max_snapshot: 1_000,
+        };
         let known = self.disk.gateways.clone().into_iter().collect();
         let gateways = Gateways::restore(settings, known, now);
-        let settings = moves::Settings { grace: GRACE, resend_after: RESEND_AFTER, max_strays: 1_000 };
+        let settings = moves::Settings {
+            grace: GRACE,
+            resend_after: RESEND_AFTER,
+            max_strays: 1_000,
+        };
         let mut moves = Moves::new(settings);
-        let open = self.disk.moves.values().filter(|record| !record.is_closed()).cloned().collect();
-        let world = Surroundings { directory: &directory, gateways: &gateways, ids: &self.disk.ids };
+        let open = self
+            .disk
+            .moves
+            .values()
+            .filter(|record| !record.is_closed())
+            .cloned()
+            .collect();
+        let world = Surroundings {
+            directory: &directory,
+            gateways: &gateways,
+            ids: &self.disk.ids,
+        };
         for command in moves.restore(open, &world, now) {
             if let moves::Command::Persist(record) = command {
                 persist(&mut self.disk.moves, record, net);
@@ -148,7 +159,9 @@ impl Registrar {
 
     /// What was being committed may have reached the disk, or not; nobody was told.
     pub fn crash(&mut self, net: &mut Net) {
-        let Some(running) = self.running.take() else { return };
+        let Some(running) = self.running.take() else {
+            return;
+        };
         net.tell(|| "registrar crashes".into());
         for action in running.committing {
             if net.strikes(0.5) {
@@ -172,9 +185,13 @@ impl Registrar {
     /// A change is durable: answers the operator, changes the directory, tells the loop.
     pub fn committed(&mut self, net: &mut Net) {
         let Some(running) = &mut self.running else { return };
-        let Some(action) = running.committing.pop_front() else { return };
+        let Some(action) = running.committing.pop_front() else {
+            return;
+        };
         let device = action.device().clone();
-        let Some((record, input)) = self.disk.change(&action, net) else { return };
+        let Some((record, input)) = self.disk.change(&action, net) else {
+            return;
+        };
         net.tell(|| format!("registrar committed {action:?} (epoch {})", record.epoch));
         net.ledger.acknowledged(&device, &record);
         net.summary.changes += 1;
@@ -188,14 +205,24 @@ impl Registrar {
         let outcome = running.answer(device);
         if let Outcome::Assigned(assigned) = &outcome {
             net.ledger.answers(device, &assigned.gateway.id, assigned.epoch);
-            running.wait(Input::Move(moves::Input::Asked(device.clone(), assigned.epoch)), net);
+            running.wait(
+                Input::Move(moves::Input::Asked(device.clone(), assigned.epoch)),
+                net,
+            );
         }
-        Some(Answer { v: VERSION, rid: query.rid.clone(), outcome })
+        Some(Answer {
+            v: VERSION,
+            rid: query.rid.clone(),
+            outcome,
+        })
     }
 
     /// Whether a gateway may connect: not while another process with its id is.
     pub fn admits(&self, gateway: &GatewayId, client: Life, net: &Net) -> bool {
-        let present = self.running.as_ref().and_then(|running| running.links.get(gateway));
+        let present = self
+            .running
+            .as_ref()
+            .and_then(|running| running.links.get(gateway));
         present.is_none_or(|(link, _)| net.link(*link).is_none_or(|link| link.client == client))
     }
 
@@ -212,7 +239,10 @@ impl Registrar {
     /// A gateway's link is gone: its last will is published.
     pub fn lost(&mut self, gateway: &GatewayId, link: LinkNo, net: &mut Net) {
         let Some(running) = &mut self.running else { return };
-        if running.links.get(gateway).is_some_and(|(newest, _)| *newest == link)
+        if running
+            .links
+            .get(gateway)
+            .is_some_and(|(newest, _)| *newest == link)
             && let Some((_, status)) = running.links.remove(gateway)
         {
             running.last_will(link, status, net);
@@ -221,16 +251,25 @@ impl Registrar {
 
     pub fn arrive(&mut self, gateway: &GatewayId, link: LinkNo, packet: Packet, net: &mut Net) {
         let Some(running) = &mut self.running else { return };
-        if running.links.get(gateway).is_none_or(|(newest, _)| *newest != link) {
+        if running
+            .links
+            .get(gateway)
+            .is_none_or(|(newest, _)| *newest != link)
+        {
             return;
         }
         match packet {
             Packet::Status(status) => {
-                running.links.insert(gateway.clone(), (link, Some(status.clone())));
+                running
+                    .links
+                    .insert(gateway.clone(), (link, Some(status.clone())));
                 running.wait(Input::Gateway(gateways::Input::Status(link, status)), net);
             }
             Packet::Events(events) => {
-                running.wait(Input::Gateway(gateways::Input::Events(link, gateway.clone(), events)), net);
+                running.wait(
+                    Input::Gateway(gateways::Input::Events(link, gateway.clone(), events)),
+                    net,
+                );
             }
             _ => {}
         }
@@ -246,7 +285,9 @@ impl Registrar {
     /// Takes everything that waits, makes durable what it leads to, and only then tells gateways. Returns whether it
     /// crashed between the two.
     pub fn turn(&mut self, net: &mut Net) -> bool {
-        let Some(running) = &mut self.running else { return false };
+        let Some(running) = &mut self.running else {
+            return false;
+        };
         let mut sends = BTreeMap::<GatewayId, Vec<Command>>::new();
         for input in std::mem::take(&mut running.waiting) {
             match input {
@@ -269,7 +310,11 @@ impl Registrar {
 
     /// The gateway a device belongs to, by the disk.
     pub fn own(&self, device: &DeviceId) -> Option<&GatewayId> {
-        self.disk.devices.get(device).filter(|row| !row.removed).map(|row| &row.gateway)
+        self.disk
+            .devices
+            .get(device)
+            .filter(|row| !row.removed)
+            .map(|row| &row.gateway)
     }
 }
 
@@ -288,7 +333,11 @@ impl Running {
 
     fn last_will(&mut self, link: LinkNo, status: Option<GatewayStatus>, net: &mut Net) {
         if let Some(status) = status {
-            let will = GatewayStatus { state: GatewayState::Offline, connected: 0, ..status };
+            let will = GatewayStatus {
+                state: GatewayState::Offline,
+                connected: 0,
+                ..status
+            };
             self.wait(Input::Gateway(gateways::Input::Status(link, will)), net);
         }
     }
@@ -302,11 +351,16 @@ impl Running {
         let Some(row) = self.directory.lookup(device.as_str()) else {
             return refusal(ErrorCode::UnknownDevice, "not in the directory");
         };
-        let id = self.directory.gateway(row.gateway().expect("an assigned row has a gateway"));
+        let id = self
+            .directory
+            .gateway(row.gateway().expect("an assigned row has a gateway"));
         match self.gateways.get(&id) {
             Some(gateway) => Outcome::Assigned(Assigned {
                 device: device.clone(),
-                gateway: GatewayRef { id, endpoints: gateway.said.endpoints.clone() },
+                gateway: GatewayRef {
+                    id,
+                    endpoints: gateway.said.endpoints.clone(),
+                },
                 epoch: row.epoch(),
                 ttl_s: TTL_S,
                 ticket: None,
@@ -335,12 +389,28 @@ impl Running {
                     net.tell(|| format!("registrar hears from {gateway}: {event:?}"));
                     self.advance(moves::Input::Heard(gateway, event), disk, sends, net);
                 }
-                gateways::Command::Snapshot { gateway, connected, held } => {
+                gateways::Command::Snapshot {
+                    gateway,
+                    connected,
+                    held,
+                } => {
                     net.tell(|| format!("registrar has {gateway}'s snapshot: {connected:?}, held {held:?}"));
-                    self.advance(moves::Input::Snapshot { gateway, connected, held }, disk, sends, net);
+                    self.advance(
+                        moves::Input::Snapshot {
+                            gateway,
+                            connected,
+                            held,
+                        },
+                        disk,
+                        sends,
+                        net,
+                    );
                 }
                 gateways::Command::Resync(gateway) => {
-                    let command = Command { command: new_id(&disk.ids), instruction: Instruction::Resync };
+                    let command = Command {
+                        command: new_id(&disk.ids),
+                        instruction: Instruction::Resync,
+                    };
                     sends.entry(gateway).or_default().push(command);
                 }
                 gateways::Command::Refuse(_) => net.summary.stale += 1,
@@ -356,7 +426,11 @@ impl Running {
         sends: &mut BTreeMap<GatewayId, Vec<Command>>,
         net: &mut Net,
     ) {
-        let world = Surroundings { directory: &self.directory, gateways: &self.gateways, ids: &disk.ids };
+        let world = Surroundings {
+            directory: &self.directory,
+            gateways: &self.gateways,
+            ids: &disk.ids,
+        };
         for command in self.moves.handle(input, &world, net.wall(0)) {
             match command {
                 moves::Command::Persist(record) => persist(&mut disk.moves, record, net),
@@ -364,7 +438,8 @@ impl Running {
                     self.directory.set_seen(&device, self.directory.number(&gateway));
                 }
                 moves::Command::Left(device, gateway) => {
-                    self.directory.clear_seen(device.as_str(), self.directory.number(&gateway));
+                    self.directory
+                        .clear_seen(device.as_str(), self.directory.number(&gateway));
                 }
                 moves::Command::Send(gateway, command) => {
                     net.tell(|| format!("registrar tells {gateway}: {:?}", command.instruction));
@@ -377,74 +452,12 @@ impl Running {
     }
 }
 
-impl Disk {
-    /// Writes a change. Returns the row and what the loop is to be told, unless the change changes nothing.
-    fn change(&mut self, action: &Action, net: &mut Net) -> Option<(DeviceRecord, moves::Input)> {
-        let (record, input) = self.plan(action, net)?;
-        self.devices.insert(action.device().clone(), record.clone());
-        if let moves::Input::Moved(record) = &input {
-            net.ledger.persists(record);
-            self.moves.insert(record.id, record.clone());
-        }
-        Some((record, input))
-    }
-
-    fn plan(&self, action: &Action, net: &Net) -> Option<(DeviceRecord, moves::Input)> {
-        let device = action.device().clone();
-        let row = self.devices.get(&device);
-        let owner = row.filter(|row| !row.removed).map(|row| &row.gateway);
-        let epoch = match row {
-            Some(row) if net.is_broken_by(Sabotage::ReuseEpochs) => row.epoch,
-            Some(row) => row.epoch.next(),
-            None => Epoch::FIRST,
-        };
-        let now = net.wall(0);
-        let put = |gateway: &GatewayId, removed| DeviceRecord {
-            gateway: gateway.clone(),
-            epoch,
-            since: now,
-            removed,
-            labels: String::new(),
-            note: String::new(),
-        };
-        match action {
-            Action::Remove(_) => owner.map(|owner| (put(owner, true), moves::Input::Removed(device))),
-            Action::Assign(_, to) | Action::Import(_, to) if owner == Some(to) => None,
-            Action::Assign(_, to) if owner.is_some() => {
-                let from = owner.into_iter().cloned();
-                let source = |gateway| MoveSource { gateway, noticed: false, cleared: false };
-                let record = MoveRecord {
-                    id: new_id(&self.ids),
-                    device,
-                    from: from.map(source).collect(),
-                    to: to.clone(),
-                    epoch,
-                    reason: MoveReason::Operator,
-                    actor: "operator".into(),
-                    grace_ms: GRACE.as_millis() as u64,
-                    spread_ms: 500,
-                    state: MigrationState::Planned,
-                    steps: vec![Step { state: MigrationState::Planned, at: now }],
-                    detail: None,
-                    revision: 1,
-                };
-                Some((put(to, false), moves::Input::Moved(record)))
-            }
-            Action::Assign(_, to) | Action::Import(_, to) => Some((put(to, false), moves::Input::Assigned(device))),
-        }
-    }
-}
-
-fn persist(moves: &mut BTreeMap<CommandId, MoveRecord>, record: MoveRecord, net: &mut Net) {
-    net.tell(|| format!("registrar writes: the move of {} to {} is {:?}", record.device, record.to, record.state));
-    net.ledger.persists(&record);
-    moves.insert(record.id, record);
-}
-
 /// The device an instruction is about.
 fn subject(command: &Command) -> Option<&DeviceId> {
     match &command.instruction {
-        Instruction::Notify { device, .. } | Instruction::Clear { device, .. } | Instruction::Admit { device, .. } => Some(device),
+        Instruction::Notify { device, .. }
+        | Instruction::Clear { device, .. }
+        | Instruction::Admit { device, .. } => Some(device),
         Instruction::Resync => None,
     }
 }

@@ -52,13 +52,25 @@ impl World {
         let mut net = Net::new(seed, sabotage, tell);
         let id = |name: String| name.parse().expect("it has the form of an id");
         let count = net.rng.random_range(GATEWAYS);
-        let gateways = (0..count).map(|n| Gateway::new(n, id(format!("gw-{n}")), &mut net)).collect();
+        let gateways = (0..count)
+            .map(|n| Gateway::new(n, id(format!("gw-{n}")), &mut net))
+            .collect();
         let id = |name: String| name.parse().expect("it has the form of an id");
         let count = net.rng.random_range(DEVICES);
-        let devices = (0..count).map(|n| Device::new(n, id(format!("dev-{n}")), &mut net)).collect();
+        let devices = (0..count)
+            .map(|n| Device::new(n, id(format!("dev-{n}")), &mut net))
+            .collect();
         let healed_at = net.millis(FAULTS_MS / 4..FAULTS_MS);
         let registrar = Registrar::default();
-        Self { seed, net, registrar, gateways, devices, healed_at, well: 0 }
+        Self {
+            seed,
+            net,
+            registrar,
+            gateways,
+            devices,
+            healed_at,
+            well: 0,
+        }
     }
 
     /// Lives through it all.
@@ -72,7 +84,11 @@ impl World {
             }
             if let Some(violation) = self.net.ledger.violation() {
                 let violation = violation.to_owned();
-                return Err(Box::new(Failure { seed: self.seed, violation, trace: self.net.take_trace() }));
+                return Err(Box::new(Failure {
+                    seed: self.seed,
+                    violation,
+                    trace: self.net.take_trace(),
+                }));
             }
         }
         for record in self.registrar.disk.moves.values() {
@@ -114,7 +130,8 @@ impl World {
             Event::Asked(life, query) => self.asked(life, &query),
             Event::Answered(life, answer) => {
                 if let Some(device) = self.alive(life) {
-                    let wishes = self.devices[device].handle(device_agent::core::Input::Answer(answer), &mut self.net);
+                    let wishes =
+                        self.devices[device].handle(device_agent::core::Input::Answer(answer), &mut self.net);
                     self.grant(device, wishes);
                 }
             }
@@ -198,7 +215,9 @@ impl World {
 
     /// Does for a device what it cannot do alone.
     fn grant(&mut self, index: usize, wishes: Vec<Wish>) {
-        let Some(life) = self.devices[index].life() else { return };
+        let Some(life) = self.devices[index].life() else {
+            return;
+        };
         let net = &mut self.net;
         for wish in wishes {
             match wish {
@@ -208,14 +227,21 @@ impl World {
                     net.after(wait, Event::AskFailed(life, query.rid.unwrap_or_default()));
                 }
                 Wish::Ask(query) => {
-                    let copies = if net.strikes(0.1) { 0 } else { 1 + u8::from(net.strikes(0.1)) };
+                    let copies = if net.strikes(0.1) {
+                        0
+                    } else {
+                        1 + u8::from(net.strikes(0.1))
+                    };
                     for _ in 0..copies {
                         let wait = net.latency();
                         net.after(wait, Event::Asked(life, query.clone()));
                     }
                 }
                 Wish::Connect(link, endpoint) => {
-                    let found = self.gateways.iter().find(|gateway| gateway.endpoint() == endpoint);
+                    let found = self
+                        .gateways
+                        .iter()
+                        .find(|gateway| gateway.endpoint() == endpoint);
                     let server = found.and_then(Gateway::life);
                     // Nobody listens there: the link is lost as soon as it is opened.
                     let dead = server.is_none();
@@ -233,9 +259,15 @@ impl World {
     fn asked(&mut self, life: Life, query: &protocol::message::Query) {
         let Node::Device(index) = life.node else { return };
         let device = &self.devices[index].id;
-        let Some(answer) = self.registrar.query(device, query, &mut self.net) else { return };
+        let Some(answer) = self.registrar.query(device, query, &mut self.net) else {
+            return;
+        };
         let net = &mut self.net;
-        let copies = if net.strikes(0.1) { 0 } else { 1 + u8::from(net.strikes(0.1)) };
+        let copies = if net.strikes(0.1) {
+            0
+        } else {
+            1 + u8::from(net.strikes(0.1))
+        };
         for _ in 0..copies {
             let wait = net.latency();
             net.after(wait, Event::Answered(life, answer.clone()));
@@ -243,7 +275,9 @@ impl World {
     }
 
     fn arrive(&mut self, no: LinkNo, to: End, packet: Packet) {
-        let Some(link) = self.net.link(no).filter(|_| self.net.carries(no)) else { return };
+        let Some(link) = self.net.link(no).filter(|_| self.net.carries(no)) else {
+            return;
+        };
         let (client, server, label) = (link.client, link.server, link.label);
         let receiver = if to == End::Client { client } else { server };
         if self.life(receiver.node) != Some(receiver) {
@@ -342,9 +376,14 @@ impl World {
     fn look(&mut self) {
         match self.unsettled() {
             None => self.well += 1,
-            Some(what) if self.well > 0 => self.net.ledger.violated(format!("all was well, and then: {what}")),
+            Some(what) if self.well > 0 => self
+                .net
+                .ledger
+                .violated(format!("all was well, and then: {what}")),
             Some(what) if self.net.now > self.healed_at + PATIENCE => {
-                self.net.ledger.violated(format!("{} s after the last fault: {what}", PATIENCE.as_secs()));
+                self.net
+                    .ledger
+                    .violated(format!("{} s after the last fault: {what}", PATIENCE.as_secs()));
             }
             Some(_) => {}
         }
@@ -354,14 +393,23 @@ impl World {
     /// What is not as it must be in the end.
     fn unsettled(&self) -> Option<String> {
         for device in &self.devices {
-            let Some(own) = self.registrar.own(&device.id) else { continue };
+            let Some(own) = self.registrar.own(&device.id) else {
+                continue;
+            };
             if device.home() != Some(own) {
-                return Some(format!("{} is on {:?} instead of {own}", device.id, device.home()));
+                return Some(format!(
+                    "{} is on {:?} instead of {own}",
+                    device.id,
+                    device.home()
+                ));
             }
             for gateway in &self.gateways {
                 let running = gateway.running.as_ref()?;
                 if running.present.contains_key(&device.id) != (gateway.id == *own) {
-                    return Some(format!("{} belongs to {own}, {} sees it otherwise", device.id, gateway.id));
+                    return Some(format!(
+                        "{} belongs to {own}, {} sees it otherwise",
+                        device.id, gateway.id
+                    ));
                 }
             }
             let seen = self.registrar.running.as_ref()?.seen(&device.id);
@@ -372,16 +420,25 @@ impl World {
         for gateway in &self.gateways {
             let notices = &gateway.running.as_ref()?.notices;
             if let Some((device, notice)) = notices.all_retained(None).next() {
-                return Some(format!("{} retains a notice for {device} (epoch {})", gateway.id, notice.epoch));
+                return Some(format!(
+                    "{} retains a notice for {device} (epoch {})",
+                    gateway.id, notice.epoch
+                ));
             }
         }
         let mut moves = self.registrar.disk.moves.values();
         if let Some(record) = moves.find(|record| !record.is_closed()) {
-            return Some(format!("the move of {} to {} is {:?}", record.device, record.to, record.state));
+            return Some(format!(
+                "the move of {} to {} is {:?}",
+                record.device, record.to, record.state
+            ));
         }
         let mut moves = self.registrar.disk.moves.values();
         if let Some(record) = moves.find(|record| self.is_wrongly_superseded(record)) {
-            return Some(format!("nothing superseded the move of {} to {}", record.device, record.to));
+            return Some(format!(
+                "nothing superseded the move of {} to {}",
+                record.device, record.to
+            ));
         }
         let running = self.registrar.running.as_ref()?;
         (running.moves.strays() > 0).then(|| "the registrar pursues a device".into())

@@ -26,7 +26,10 @@ pub fn draw(rows: &[Row]) -> String {
     let mut body = String::new();
     let mut y = 10.0;
     for (title, samples) in [
-        ("Server CPU of a bootstrap, µs (light: the responder's)", bootstraps as fn(&Row) -> &[Sample]),
+        (
+            "Server CPU of a bootstrap, µs (light: the responder's)",
+            bootstraps as fn(&Row) -> &[Sample],
+        ),
         ("Server CPU of a query, µs (light: the responder's)", queries),
     ] {
         y = panel(&mut body, y, title, rows, samples).expect("a String takes every write");
@@ -77,15 +80,32 @@ fn panel(
     for (name, server, behind) in bars {
         let text = y + 12.0;
         let length = |us: f64| (us * scale).min(longest * scale);
-        let color = if name.starts_with("registrar") { OURS } else { OTHERS };
+        let color = if name.starts_with("registrar") {
+            OURS
+        } else {
+            OTHERS
+        };
         let own = length(server.median);
         let whole = length(server.median + behind);
-        writeln!(out, "<text x=\"{}\" y=\"{text}\" text-anchor=\"end\" fill=\"#1f2328\">{name}</text>", LABELS - 10.0)?;
-        writeln!(out, "<rect x=\"{LABELS}\" y=\"{y}\" width=\"{whole:.1}\" height=\"{BAR}\" fill=\"{RESPONDER}\"/>")?;
-        writeln!(out, "<rect x=\"{LABELS}\" y=\"{y}\" width=\"{own:.1}\" height=\"{BAR}\" fill=\"{color}\"/>")?;
+        writeln!(
+            out,
+            "<text x=\"{}\" y=\"{text}\" text-anchor=\"end\" fill=\"#1f2328\">{name}</text>",
+            LABELS - 10.0
+        )?;
+        writeln!(
+            out,
+            "<rect x=\"{LABELS}\" y=\"{y}\" width=\"{whole:.1}\" height=\"{BAR}\" fill=\"{RESPONDER}\"/>"
+        )?;
+        writeln!(
+            out,
+            "<rect x=\"{LABELS}\" y=\"{y}\" width=\"{own:.1}\" height=\"{BAR}\" fill=\"{color}\"/>"
+        )?;
         let (left, right) = (LABELS + length(server.min), LABELS + length(server.max));
         let middle = y + BAR / 2.0;
-        writeln!(out, "<path d=\"M{left:.1} {middle}H{right:.1}\" stroke=\"#1f2328\"/>")?;
+        writeln!(
+            out,
+            "<path d=\"M{left:.1} {middle}H{right:.1}\" stroke=\"#1f2328\"/>"
+        )?;
         if server.median > longest {
             let at = LABELS + own - 24.0;
             writeln!(
@@ -102,7 +122,10 @@ fn panel(
             format!("{:.1}", server.median)
         };
         let at = LABELS + whole.max(length(server.max)) + 8.0;
-        writeln!(out, "<text x=\"{at:.1}\" y=\"{text}\" fill=\"#1f2328\">{figure}</text>")?;
+        writeln!(
+            out,
+            "<text x=\"{at:.1}\" y=\"{text}\" fill=\"#1f2328\">{figure}</text>"
+        )?;
         y += LINE;
     }
     Ok(y + 10.0)

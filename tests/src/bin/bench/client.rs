@@ -101,10 +101,7 @@ impl Client {
     }
 
     /// Publishes many retained messages, and waits until the server has taken them all.
-    pub async fn publish_retained(
-        &mut self,
-        messages: impl Iterator<Item = (String, String)>,
-    ) -> Result<()> {
+    pub async fn publish_retained(&mut self, messages: impl Iterator<Item = (String, String)>) -> Result<()> {
         const CHUNK: usize = 64 * 1024;
         let mut chunk = Vec::with_capacity(2 * CHUNK);
         for (topic, payload) in messages {

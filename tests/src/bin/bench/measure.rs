@@ -65,9 +65,7 @@ pub async fn rounds(contenders: &[Contender], plan: Plan) -> Result<Vec<Row>> {
 }
 
 async fn bootstraps(contender: &Contender, time: Duration) -> Result<Sample> {
-    let Contender {
-        mqtt, asks, ids, ..
-    } = *contender;
+    let Contender { mqtt, asks, ids, .. } = *contender;
     let meter = Meter::start(contender)?;
     let done = client::bootstraps(mqtt, asks, ids, Until::Elapsed(time)).await?;
     meter.stop(done)
@@ -127,7 +125,13 @@ pub struct Seen {
 pub async fn seen(contender: &Contender, count: u64) -> Result<Seen> {
     let filling = count / 10;
     let run = async |first, count| {
-        client::bootstraps(contender.mqtt, contender.asks, Ids::Each(first), Until::Count(count)).await
+        client::bootstraps(
+            contender.mqtt,
+            contender.asks,
+            Ids::Each(first),
+            Until::Count(count),
+        )
+        .await
     };
     run(0, filling).await?;
     let before = contender.server.rss()?;

@@ -67,7 +67,12 @@ impl Registrar {
     pub fn wait_for_gateway(&mut self) -> Result<()> {
         let gateways = format!("http://{}/v1/gateways", self.http);
         self.process.wait_for(|| {
-            let body = ureq::get(&gateways).call().ok()?.body_mut().read_to_string().ok()?;
+            let body = ureq::get(&gateways)
+                .call()
+                .ok()?
+                .body_mut()
+                .read_to_string()
+                .ok()?;
             body.contains("\"online\"").then_some(())
         })
     }

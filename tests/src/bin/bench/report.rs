@@ -123,7 +123,11 @@ fn scale(out: &mut String, devices: u64, ours: &Ours) -> std::fmt::Result {
         "| `registrar device import`, until durable | {:.1} s ({rate:.0} rows/s) |",
         ours.import.as_secs_f64()
     )?;
-    writeln!(out, "| the registrar's peak memory meanwhile | {:.0} MiB |", mib(ours.import_peak))?;
+    writeln!(
+        out,
+        "| the registrar's peak memory meanwhile | {:.0} MiB |",
+        mib(ours.import_peak)
+    )?;
     writeln!(
         out,
         "| its memory after a restart | {:.0} MiB ({:.0} bytes a device) |",
@@ -146,7 +150,10 @@ fn targets(out: &mut String, results: &Results, ours: &Ours) -> std::fmt::Result
     };
     let floor = &results.rows[0];
     let size = results.size;
-    writeln!(out, "## Targets\n\n| figure | target | found | |\n|---|---|---|---|")?;
+    writeln!(
+        out,
+        "## Targets\n\n| figure | target | found | |\n|---|---|---|---|"
+    )?;
     let mut line = |figure: &str, target: &str, found: f64, limit: f64, decimals: usize| {
         let verdict = if found <= limit { "reached" } else { "**missed**" };
         writeln!(out, "| {figure} | {target} | {found:.decimals$} | {verdict} |")
@@ -154,15 +161,35 @@ fn targets(out: &mut String, results: &Results, ours: &Ours) -> std::fmt::Result
     let median = |spread: Option<Spread>| spread.map_or(f64::NAN, |spread| spread.median);
     for ((what, samples), limit) in OPERATIONS.into_iter().zip([1.3, 1.6]) {
         let versus = |row, base| median(ratio(samples(row), samples(base)));
-        line(&format!("{what}: CPU, × floor"), &format!("≤ {limit}"), versus(few, floor), limit, 2)?;
-        let grown = format!("{what}: CPU with {} devices, × {}", count(size.large), count(size.small));
+        line(
+            &format!("{what}: CPU, × floor"),
+            &format!("≤ {limit}"),
+            versus(few, floor),
+            limit,
+            2,
+        )?;
+        let grown = format!(
+            "{what}: CPU with {} devices, × {}",
+            count(size.large),
+            count(size.small)
+        );
         line(&grown, "≤ 1.1", versus(many, few), 1.1, 2)?;
-        let aged = format!("{what}: CPU after {} devices seen, × {}", count(size.seen), count(size.small));
+        let aged = format!(
+            "{what}: CPU after {} devices seen, × {}",
+            count(size.seen),
+            count(size.small)
+        );
         line(&aged, "≤ 1.1", versus(seen, few), 1.1, 2)?;
     }
     let connection = results.idle.last().map_or(f64::NAN, |(_, bytes)| bytes / 1024.0);
     line("An idle connection, KB", "≤ 4", connection, 4.0, 1)?;
-    line("Left behind a device seen, bytes", "none (≤ 8)", ours.seen.bytes_each, 8.0, 1)?;
+    line(
+        "Left behind a device seen, bytes",
+        "none (≤ 8)",
+        ours.seen.bytes_each,
+        8.0,
+        1,
+    )?;
     let imported = format!("{} devices imported, s", count(size.large));
     line(&imported, "≤ 30", ours.import.as_secs_f64(), 30.0, 1)?;
     let ready = format!("Ready after a restart with {}, s", count(size.large));

@@ -111,9 +111,7 @@ pub fn split(bytes: &[u8]) -> Result<Option<(Packet<'_>, usize)>> {
         len |= usize::from(byte & 127) << (7 * at);
         if byte & 128 == 0 {
             let body = &rest[at + 1..];
-            return Ok(body
-                .get(..len)
-                .map(|body| (Packet { first, body }, 2 + at + len)));
+            return Ok(body.get(..len).map(|body| (Packet { first, body }, 2 + at + len)));
         }
     }
     Ok(None)

@@ -1,0 +1,243 @@
+//! A gateway's link to the registrar: status, snapshots and events out, commands in.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use gateway::notices::{Entry, Notices};
+use protocol::{
+    CommandId, DeviceId,
+    message::{self, Command, Events, GatewayState, GatewayStatus, Instruction, Snapshot, VERSION},
+};
+
+use super::{
+    super::{
+        Sabotage,
+        net::{End, Event, Life, LinkNo, Net, Packet},
+        registrar::STATUS_INTERVAL,
+    },
+    Gateway,
+};
+
+/// Events that wait for the registrar; one more, and a snapshot is sent instead.
+const QUEUE: usize = 8;
+
+/// Devices or notices in one part of a snapshot.
+const PART: usize = 2;
+
+/// The link to the registrar, and what waits to be told.
+pub struct Uplink {
+    link: LinkNo,
+    accepted: bool,
+    events: Vec<message::Event>,
+    /// A snapshot is to be sent; what happens before is part of it.
+    snapshot: bool,
+}
+
+impl Gateway {
+    /// Connects to the registrar.
+    pub fn dial(&mut self, registrar: Option<Life>, net: &mut Net) {
+        let Some(running) = &mut self.running else { return };
+        match registrar {
+            Some(registrar) => {
+                let link = net.connect(running.life, registrar, 0);
+                running.registrar = Some(Uplink {
+                    link,
+                    accepted: false,
+                    events: Vec::new(),
+                    snapshot: false,
+                });
+            }
+            None => {
+                let wait = net.millis(500..4_000);
+                net.after(wait, Event::Dial(running.life));
+            }
+        }
+    }
+
+    /// The link to the registrar is gone.
+    pub fn uplink_lost(&mut self, link: LinkNo, net: &mut Net) {
+        let Some(running) = &mut self.running else { return };
+        if running
+            .registrar
+            .as_ref()
+            .is_some_and(|uplink| uplink.link == link)
+        {
+            running.registrar = None;
+            let wait = net.millis(500..4_000);
+            net.after(wait, Event::Dial(running.life));
+        }
+    }
+
+    /// The registrar says something.
+    pub fn told(&mut self, link: LinkNo, packet: Packet, net: &mut Net) {
+        let Some(running) = &mut self.running else { return };
+        let Some(uplink) = running.registrar.as_mut().filter(|uplink| uplink.link == link) else {
+            return;
+        };
+        match packet {
+            Packet::Accepted => {
+                uplink.accepted = true;
+                uplink.snapshot = true;
+                self.send_status(net);
+                self.flush_soon(net);
+            }
+            Packet::Commands(commands) if running.writing.is_some() && net.strikes(0.1) => {
+                net.tell(|| {
+                    format!(
+                        "{}'s queue is full: {} commands are dropped",
+                        self.id,
+                        commands.len()
+                    )
+                });
+                self.resync(net);
+            }
+            Packet::Commands(mut commands) => {
+                if net.is_broken_by(Sabotage::IgnoreEpochs) {
+                    forge(&self.disk, &mut commands);
+                }
+                if net.strikes(0.1) {
+                    running.waiting.push_back(commands.clone());
+                }
+                running.waiting.push_back(commands);
+                self.process(net);
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends the status, and again after some time.
+    pub fn status(&mut self, net: &mut Net) {
+        self.send_status(net);
+        if let Some(life) = self.life() {
+            net.after(STATUS_INTERVAL, Event::Status(life));
+        }
+    }
+
+    fn send_status(&self, net: &mut Net) {
+        let Some(running) = &self.running else { return };
+        let Some(uplink) = running.registrar.as_ref().filter(|uplink| uplink.accepted) else {
+            return;
+        };
+        let status = GatewayStatus {
+            v: VERSION,
+            gateway: self.id.clone(),
+            instance: self.instance(),
+            state: GatewayState::Online,
+            endpoints: vec![self.endpoint()],
+            capacity: None,
+            connected: running.present.len() as u64,
+            version: String::new(),
+            at: net.wall(self.skew_ms),
+        };
+        net.send(uplink.link, End::Server, Packet::Status(status));
+    }
+
+    fn instance(&self) -> String {
+        format!("{}-{}", self.id, self.life)
+    }
+
+    pub fn emit(&mut self, event: message::Event, net: &mut Net) {
+        let Some(uplink) = self
+            .running
+            .as_mut()
+            .and_then(|running| running.registrar.as_mut())
+        else {
+            return;
+        };
+        if !uplink.accepted || uplink.snapshot {
+            return;
+        }
+        if uplink.events.len() == QUEUE {
+            return self.resync(net);
+        }
+        uplink.events.push(event);
+        if uplink.events.len() == 1 {
+            self.flush_soon(net);
+        }
+    }
+
+    pub fn resync(&mut self, net: &mut Net) {
+        let Some(uplink) = self
+            .running
+            .as_mut()
+            .and_then(|running| running.registrar.as_mut())
+        else {
+            return;
+        };
+        if uplink.accepted {
+            uplink.events.clear();
+            uplink.snapshot = true;
+            self.flush_soon(net);
+        }
+    }
+
+    fn flush_soon(&self, net: &mut Net) {
+        if let Some(life) = self.life() {
+            let wait = net.millis(1..60);
+            net.after(wait, Event::Flush(life));
+        }
+    }
+
+    /// Sends what waits for the registrar.
+    pub fn flush(&mut self, net: &mut Net) {
+        let instance = self.instance();
+        let Some(running) = &mut self.running else { return };
+        let Some(uplink) = running.registrar.as_mut().filter(|uplink| uplink.accepted) else {
+            return;
+        };
+        let mut batches = Vec::new();
+        if std::mem::take(&mut uplink.snapshot) && !net.is_broken_by(Sabotage::NoSnapshots) {
+            batches.extend(snapshot(&running.notices, &running.present, self.index, net.now));
+        }
+        let events = std::mem::take(&mut uplink.events);
+        if !events.is_empty() {
+            batches.push(events);
+        }
+        for events in batches {
+            let events = Events {
+                v: VERSION,
+                instance: instance.clone(),
+                events,
+            };
+            if net.strikes(0.05) {
+                net.send(uplink.link, End::Server, Packet::Events(events.clone()));
+            }
+            net.send(uplink.link, End::Server, Packet::Events(events));
+        }
+    }
+}
+
+/// Makes every notice look newer than all that is known.
+fn forge(known: &BTreeMap<DeviceId, Entry>, commands: &mut [Command]) {
+    for command in commands {
+        if let Instruction::Notify { device, epoch, .. } = &mut command.instruction
+            && let Some(entry) = known.get(device)
+        {
+            *epoch = entry.epoch.next().max(*epoch);
+        }
+    }
+}
+
+/// The parts of a snapshot, small ones, so that there are several.
+fn snapshot(
+    notices: &Notices,
+    present: &BTreeMap<DeviceId, (LinkNo, bool)>,
+    gateway: usize,
+    now: Duration,
+) -> Vec<Vec<message::Event>> {
+    let sync = format!("{:08x}-0000-7000-8000-{gateway:012x}", now.as_micros() as u32);
+    let sync: CommandId = sync.parse().expect("it has the form of a UUID");
+    let connected: Vec<_> = present.keys().cloned().collect();
+    let held: Vec<_> = notices.held().collect();
+    let count = connected.len().max(held.len()).div_ceil(PART).max(1);
+    let part = |number: usize| {
+        let from = number * PART;
+        message::Event::Snapshot(Snapshot {
+            sync,
+            part: number as u32,
+            last: number + 1 == count,
+            connected: connected.iter().skip(from).take(PART).cloned().collect(),
+            held: held.iter().skip(from).take(PART).cloned().collect(),
+        })
+    };
+    (0..count).map(|number| vec![part(number)]).collect()
+}
