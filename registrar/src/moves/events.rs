@@ -95,18 +95,23 @@ impl Moves {
             return turn.clear(gateway, turn.world.new_id(), device, epoch);
         };
         let mut pursuit = self.take(device).unwrap_or_else(|| stray(&row));
-        if epoch < pursuit.epoch {
+        let is_stale = epoch < pursuit.epoch;
+        if is_stale {
             turn.count(Counted::Stale);
-        } else if let Some(place) = pursuit.places.get_mut(gateway) {
-            if place.stage == Stage::Notifying {
+        }
+        if let Some(place) = pursuit.places.get_mut(gateway) {
+            if place.stage == Stage::Notifying && !is_stale {
                 place.stage = Stage::Noticed;
             }
         } else {
+            // A snapshot taken while the notice was being written did not show it, and the place was given up.
             let mut place = Place::new(turn.world.new_id(), MoveReason::Policy, turn.now);
             place.stage = Stage::Noticed;
             pursuit.places.insert(gateway.clone(), place);
             if turn.is_home(&row) {
                 pursuit.clear(gateway, device, turn);
+            } else if is_stale {
+                pursuit.notify(gateway, device, &self.settings, turn);
             }
         }
         self.put(device.clone(), pursuit, turn);
