@@ -163,7 +163,7 @@ impl Machine {
             Some(question) => Some(question.deadline),
             None => self.need().map(|(due, _)| due),
         };
-        let attempt = self.attempt().map(Attempt::deadline);
+        let attempt = self.attempt().and_then(Attempt::deadline);
         question.into_iter().chain(attempt).min()
     }
 

@@ -165,6 +165,7 @@ impl Driver {
             config,
         };
         driver.step(Input::Tick).await;
+        driver.publish_status();
         let timer = sleep_until(driver.wakes_at());
         tokio::pin!(timer);
         loop {

@@ -52,6 +52,7 @@ impl Machine {
     pub(super) fn ask_again(&mut self, error: String, now: Duration, out: &mut Vec<Command>) {
         self.counters.asks_failed += 1;
         self.hold_back(now);
+        self.unpark(now);
         let retry_in = self.gate.opens_at().saturating_sub(now);
         out.push(Command::Emit(Change::AskFailed { error, retry_in }));
     }
@@ -73,6 +74,7 @@ impl Machine {
     ) {
         self.counters.asks_failed += 1;
         self.hold_back(now);
+        self.unpark(now);
         let retry_after = retry_after.min(self.settings.max_retry_after);
         // Devices refused together do not come back together.
         let spread = self.random.up_to(self.settings.backoff.base);
@@ -138,6 +140,7 @@ impl Machine {
             }
             state => state,
         };
+        self.unpark(now);
         match self.state {
             State::Moving { .. } if changed => self.report(MoveState::Moving, None, out),
             State::Moving { .. } => {}

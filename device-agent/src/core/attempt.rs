@@ -26,6 +26,8 @@ pub(super) enum Step {
     Waiting {
         until: Duration,
     },
+    /// Until the registrar has been asked: the gateway does not take the device.
+    Parked,
 }
 
 impl Attempt {
@@ -40,10 +42,11 @@ impl Attempt {
         }
     }
 
-    pub(super) fn deadline(&self) -> Duration {
+    pub(super) fn deadline(&self) -> Option<Duration> {
         match self.step {
-            Step::Dialing { deadline, .. } => deadline,
-            Step::Waiting { until } => until,
+            Step::Dialing { deadline, .. } => Some(deadline),
+            Step::Waiting { until } => Some(until),
+            Step::Parked => None,
         }
     }
 
@@ -51,7 +54,7 @@ impl Attempt {
     pub(super) fn link(&self) -> Option<LinkId> {
         match self.step {
             Step::Dialing { link, .. } => Some(link),
-            Step::Waiting { .. } => None,
+            Step::Waiting { .. } | Step::Parked => None,
         }
     }
 

@@ -170,8 +170,8 @@ pub enum Change {
         gateway: GatewayId,
         /// What the last endpoint said.
         error: String,
-        /// When it is tried again, from now.
-        retry_in: Duration,
+        /// When it is tried again, from now; without it, once the registrar was asked.
+        retry_in: Option<Duration>,
     },
     /// A connection that was up has ended.
     Disconnected {
@@ -299,11 +299,11 @@ impl fmt::Display for Change {
                 error,
                 retry_in,
             } => {
-                write!(
-                    f,
-                    "cannot connect to {gateway}: {error}; next try {}",
-                    In(*retry_in)
-                )
+                write!(f, "cannot connect to {gateway}: {error}; next try ")?;
+                match retry_in {
+                    Some(retry_in) => In(*retry_in).fmt(f),
+                    None => f.write_str("when the registrar was asked"),
+                }
             }
             Self::Disconnected { gateway, loss } => write!(f, "disconnected from {gateway}: {loss}"),
         }

@@ -59,7 +59,6 @@ impl Machine {
             failures,
         };
         self.counters.connects += 1;
-        self.rejected = false;
         self.moving_for = None;
         match std::mem::replace(&mut self.state, State::Online(new)) {
             State::Moving { old, .. } => {
@@ -109,9 +108,7 @@ impl Machine {
         let failures = attempt.failures;
         let wait = self.wait_after(&loss, failures);
         if let Some(attempt) = self.attempt_mut() {
-            attempt.step = Step::Waiting {
-                until: now.saturating_add(wait),
-            };
+            attempt.step = step_after(wait, now);
         }
         if self.gate.is_on_trial() {
             self.hold_back(now);
@@ -133,7 +130,7 @@ impl Machine {
             State::Online(old) => {
                 self.note(&loss);
                 let failures = old.failures.saturating_add(1);
-                let until = now.saturating_add(self.wait_after(&loss, failures));
+                let step = step_after(self.wait_after(&loss, failures), now);
                 if matches!(loss, Loss::Rejected(_)) && self.gate.is_on_trial() {
                     self.hold_back(now);
                 }
@@ -142,9 +139,10 @@ impl Machine {
                     loss,
                 }));
                 State::Reaching(Attempt {
+                    step,
                     first: Some(old.endpoint),
                     failures,
-                    ..Attempt::at(until)
+                    ..Attempt::at(now)
                 })
             }
             State::Moving { old, attempt } => {
@@ -170,14 +168,29 @@ impl Machine {
         }
     }
 
-    fn wait_after(&mut self, loss: &Loss, failures: u32) -> Duration {
+    /// How long to wait before the gateway is tried again, unless the registrar must be asked first.
+    fn wait_after(&mut self, loss: &Loss, failures: u32) -> Option<Duration> {
         match loss {
+            Loss::Rejected(_) => None,
             // Two devices with one id would throw each other out for ever.
             Loss::TakenOver => {
                 let wait = self.settings.taken_over_wait.max(MIN_WAIT);
-                wait.saturating_add(self.random.up_to(wait))
+                Some(wait.saturating_add(self.random.up_to(wait)))
             }
-            _ => self.random.backoff(&self.settings.backoff, failures),
+            Loss::Failed(_) => Some(self.random.backoff(&self.settings.backoff, failures)),
+        }
+    }
+
+    /// The registrar was asked, in vain or not: a gateway that turned the device away may be tried again.
+    pub(super) fn unpark(&mut self, now: Duration) {
+        let parked = self
+            .attempt()
+            .filter(|attempt| matches!(attempt.step, Step::Parked));
+        if let Some(failures) = parked.map(|attempt| attempt.failures) {
+            let wait = self.random.backoff(&self.settings.backoff, failures);
+            if let Some(attempt) = self.attempt_mut() {
+                attempt.step = step_after(Some(wait), now);
+            }
         }
     }
 
@@ -196,5 +209,14 @@ impl Machine {
                 status,
             });
         }
+    }
+}
+
+fn step_after(wait: Option<Duration>, now: Duration) -> Step {
+    match wait {
+        Some(wait) => Step::Waiting {
+            until: now.saturating_add(wait),
+        },
+        None => Step::Parked,
     }
 }

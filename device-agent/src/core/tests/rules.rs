@@ -318,6 +318,27 @@ fn a_rejected_device_asks_at_once_and_then_ever_slower() {
 }
 
 #[test]
+fn a_gateway_that_rejects_is_tried_again_only_when_the_registrar_was_asked() {
+    let mut device = Device::online("a", 1);
+    device.reject();
+    assert_eq!(device.asked(), Some(QueryReason::Rejected));
+    device.next();
+    assert!(!device.connects(), "the question is over first");
+    while !device.connects() {
+        device.next();
+    }
+    device.up();
+    while device.asked().is_none() {
+        assert!(device.next() > Duration::ZERO);
+    }
+    assert_eq!(
+        device.asked(),
+        Some(QueryReason::Rejected),
+        "it still has to know"
+    );
+}
+
+#[test]
 fn a_device_thrown_out_with_server_moved_asks() {
     let mut device = Device::online("a", 1);
     device.reject();

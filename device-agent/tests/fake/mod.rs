@@ -1,0 +1,260 @@
+//! A broker that speaks just enough MQTT 5 to be a registrar or a gateway, and writes down what it sees.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use protocol::{
+    Endpoint, Topic,
+    message::{Answer, Assigned, Message, Outcome, Query, VERSION},
+};
+use rumqttc::v5::mqttbytes::{
+    Error, QoS,
+    v5::{
+        ConnAck, ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet, PingResp, PubAck, Publish,
+        SubAck, SubscribeReasonCode,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{broadcast, mpsc},
+    time::timeout,
+};
+
+/// Long enough for anything that happens at all.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a client did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Connect {
+        epoch: Option<String>,
+        password: Option<String>,
+    },
+    Subscribe(Vec<String>),
+    Publish {
+        topic: String,
+        payload: String,
+    },
+    Disconnect,
+    /// The socket was closed.
+    Gone,
+}
+
+/// What the broker does; a test changes it as it goes.
+pub struct Script {
+    pub refuse: Mutex<Option<ConnectReturnCode>>,
+    pub answer: Mutex<Option<Assigned>>,
+    pub acknowledges: AtomicBool,
+    push: broadcast::Sender<Packet>,
+}
+
+pub struct Fake {
+    pub address: SocketAddr,
+    pub script: Arc<Script>,
+    seen: mpsc::UnboundedReceiver<Seen>,
+}
+
+impl Fake {
+    pub async fn start() -> Self {
+        Self::listen("127.0.0.1:0").await
+    }
+
+    pub async fn listen(address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let script = Arc::new(Script {
+            refuse: Mutex::default(),
+            answer: Mutex::default(),
+            acknowledges: AtomicBool::new(true),
+            push: broadcast::channel(16).0,
+        });
+        let (sender, seen) = mpsc::unbounded_channel();
+        let shared = Arc::clone(&script);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(serve(socket, Arc::clone(&shared), sender.clone()));
+            }
+        });
+        Self {
+            address,
+            script,
+            seen,
+        }
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        format!("mqtt://{}", self.address).parse().unwrap()
+    }
+
+    pub fn answer(&self, assigned: Assigned) {
+        *self.script.answer.lock().unwrap() = Some(assigned);
+    }
+
+    pub fn publish(&self, topic: &str, payload: impl Into<Vec<u8>>) {
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload.into(), None);
+        publish.pkid = 1;
+        self.script.push.send(Packet::Publish(publish)).unwrap();
+    }
+
+    pub fn kick(&self, reason: DisconnectReasonCode) {
+        let mut disconnect = Disconnect::new(reason);
+        disconnect.properties = Some(rumqttc::v5::mqttbytes::v5::DisconnectProperties {
+            session_expiry_interval: None,
+            reason_string: None,
+            user_properties: vec![],
+            server_reference: Some("mqtt://elsewhere:1".into()),
+        });
+        self.script.push.send(Packet::Disconnect(disconnect)).unwrap();
+    }
+
+    pub async fn next(&mut self) -> Seen {
+        timeout(PATIENCE, self.seen.recv())
+            .await
+            .expect("nothing is seen")
+            .unwrap()
+    }
+
+    /// Everything up to the first that `matches`.
+    pub async fn until(&mut self, matches: impl Fn(&Seen) -> bool) -> Vec<Seen> {
+        let mut all = vec![];
+        loop {
+            all.push(self.next().await);
+            if matches(all.last().unwrap()) {
+                return all;
+            }
+        }
+    }
+
+    /// What was seen and not taken yet.
+    pub fn so_far(&mut self) -> Vec<Seen> {
+        std::iter::from_fn(|| self.seen.try_recv().ok()).collect()
+    }
+}
+
+async fn serve(mut socket: TcpStream, script: Arc<Script>, seen: mpsc::UnboundedSender<Seen>) {
+    let mut push = script.push.subscribe();
+    let mut buffer = BytesMut::new();
+    loop {
+        loop {
+            match Packet::read(&mut buffer, None) {
+                Ok(packet) => {
+                    for reply in react(packet, &script, &seen) {
+                        send(&mut socket, &reply).await;
+                    }
+                }
+                // rumqttc does not read the short DISCONNECT that it writes.
+                Err(Error::PayloadRequired) => seen.send(Seen::Disconnect).unwrap_or_default(),
+                Err(_) => break,
+            }
+        }
+        tokio::select! {
+            read = socket.read_buf(&mut buffer) => {
+                if !matches!(read, Ok(1..)) {
+                    let _ = seen.send(Seen::Gone);
+                    return;
+                }
+            }
+            Ok(packet) = push.recv() => {
+                send(&mut socket, &packet).await;
+                if matches!(packet, Packet::Disconnect(_)) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn send(socket: &mut TcpStream, packet: &Packet) {
+    let mut bytes = BytesMut::new();
+    packet.write(&mut bytes, None).unwrap();
+    let _ = socket.write_all(&bytes).await;
+}
+
+fn react(packet: Packet, script: &Script, seen: &mpsc::UnboundedSender<Seen>) -> Vec<Packet> {
+    let tell = |what| seen.send(what).unwrap_or_default();
+    match packet {
+        Packet::Connect(connect, _, login) => {
+            let properties = connect
+                .properties
+                .map(|properties| properties.user_properties)
+                .unwrap_or_default();
+            let epoch = properties
+                .into_iter()
+                .find(|(key, _)| key == "epoch")
+                .map(|(_, value)| value);
+            tell(Seen::Connect {
+                epoch,
+                password: login.map(|login| login.password),
+            });
+            let code = script
+                .refuse
+                .lock()
+                .unwrap()
+                .unwrap_or(ConnectReturnCode::Success);
+            vec![Packet::ConnAck(ConnAck {
+                session_present: false,
+                code,
+                properties: None,
+            })]
+        }
+        Packet::Subscribe(subscribe) => {
+            tell(Seen::Subscribe(
+                subscribe
+                    .filters
+                    .iter()
+                    .map(|filter| filter.path.clone())
+                    .collect(),
+            ));
+            let codes = subscribe
+                .filters
+                .iter()
+                .map(|filter| SubscribeReasonCode::Success(filter.qos))
+                .collect();
+            vec![Packet::SubAck(SubAck {
+                pkid: subscribe.pkid,
+                return_codes: codes,
+                properties: None,
+            })]
+        }
+        Packet::Publish(publish) => published(&publish, script, tell),
+        Packet::PingReq(_) => vec![Packet::PingResp(PingResp)],
+        _ => vec![],
+    }
+}
+
+fn published(publish: &Publish, script: &Script, tell: impl Fn(Seen)) -> Vec<Packet> {
+    let topic = String::from_utf8(publish.topic.to_vec()).unwrap();
+    let payload = String::from_utf8(publish.payload.to_vec()).unwrap();
+    let mut replies = vec![];
+    if publish.qos == QoS::AtLeastOnce && script.acknowledges.load(Ordering::Relaxed) {
+        replies.push(Packet::PubAck(PubAck::new(publish.pkid, None)));
+    }
+    if let (Ok(Topic::Query(device)), Some(assigned)) =
+        (Topic::parse(&topic), &*script.answer.lock().unwrap())
+    {
+        let query = Query::from_payload(payload.as_bytes()).unwrap();
+        let outcome = Outcome::Assigned(assigned.clone());
+        let answer = Answer {
+            v: VERSION,
+            rid: query.rid,
+            outcome,
+        };
+        let topic = Topic::Answer(device).to_string();
+        replies.push(Packet::Publish(Publish::new(
+            topic,
+            QoS::AtMostOnce,
+            answer.to_payload(),
+            None,
+        )));
+    }
+    tell(Seen::Publish { topic, payload });
+    replies
+}
