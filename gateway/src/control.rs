@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use broker::{Handle, Kick};
 use parking_lot::Mutex;
 use protocol::message::Command;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
 /// Batches of commands that may wait; one more is dropped, and a snapshot has the registrar send it again.
 pub const QUEUE: usize = 64;
 
-/// Batches that go into one transaction at most.
-const GROUP: usize = 16;
+/// Waiting batches share a transaction until it has this many commands; more would keep admission waiting.
+const GROUP: usize = 1_000;
 
 /// How often a store that failed is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -42,6 +42,8 @@ pub struct Control {
 impl Control {
     /// Runs until it is cancelled; what it is doing then, it finishes.
     pub async fn run(mut self, cancel: CancellationToken) {
+        let mut retry = tokio::time::interval(STORE_RETRY);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.process(Vec::new()).await;
         loop {
             let sleep = self.until_deadline();
@@ -49,14 +51,13 @@ impl Control {
                 () = cancel.cancelled() => return,
                 Some(batch) = self.commands.recv() => {
                     let mut commands = batch;
-                    for _ in 1..GROUP {
-                        let Ok(batch) = self.commands.try_recv() else { break };
+                    while commands.len() < GROUP && let Ok(batch) = self.commands.try_recv() {
                         commands.extend(batch);
                     }
                     self.process(commands).await;
                 }
                 () = self.state.touched.notified(), if self.state.store_healthy() => self.process(Vec::new()).await,
-                () = tokio::time::sleep(STORE_RETRY), if !self.state.store_healthy() => self.retry().await,
+                _ = retry.tick(), if !self.state.store_healthy() => self.retry().await,
                 () = tokio::time::sleep(sleep) => {}
             }
             let effects = self.state.notices.write().tick(clock::now());
