@@ -1,1 +1,401 @@
+use std::net::SocketAddr;
 
+use futures_util::FutureExt;
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+use proptest::prelude::*;
+use protocol::{
+    Epoch,
+    message::{Answer, Assigned, ErrorCode, GatewayRef, GatewayState, Outcome, Query, VERSION},
+};
+
+use super::*;
+use crate::{
+    control::Event,
+    gateways::{self, Gateways},
+    store::record::{DeviceRecord, GatewayRecord},
+};
+
+struct Bench {
+    hook: Bootstrap,
+    events: mpsc::Receiver<Event>,
+}
+
+fn g(id: &str) -> GatewayId {
+    id.parse().unwrap()
+}
+
+fn status(gateway: &str, endpoints: &[&str]) -> GatewayStatus {
+    GatewayStatus {
+        v: VERSION,
+        gateway: g(gateway),
+        instance: "run-1".into(),
+        state: GatewayState::Online,
+        endpoints: endpoints
+            .iter()
+            .map(|endpoint| endpoint.parse().unwrap())
+            .collect(),
+        capacity: None,
+        connected: 0,
+        version: String::new(),
+        at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+impl Bench {
+    /// `d1` on `gw-a`, `d2` on `gw-b` that has no endpoint, `d3` removed.
+    fn new() -> Self {
+        let directory = Arc::new(Directory::default());
+        let row = |gateway: &str, epoch, removed| DeviceRecord {
+            gateway: g(gateway),
+            epoch: Epoch::new(epoch),
+            since: Timestamp::UNIX_EPOCH,
+            removed,
+            labels: String::new(),
+            note: String::new(),
+        };
+        directory.apply(&"d1".parse().unwrap(), &row("gw-a", 8, false));
+        directory.apply(&"d2".parse().unwrap(), &row("gw-b", 1, false));
+        directory.apply(&"d3".parse().unwrap(), &row("gw-a", 2, true));
+        let view = Arc::new(View::default());
+        let record = |status| GatewayRecord {
+            status: Some(status),
+            seen: None,
+        };
+        let endpoints = ["mqtts://gw-a.example:8883", "mqtt://10.1.2.3:1883"];
+        let records = vec![
+            (g("gw-a"), record(status("gw-a", &endpoints))),
+            (g("gw-b"), record(status("gw-b", &[]))),
+        ];
+        let settings = gateways::Settings {
+            status_interval: Duration::from_secs(10),
+            max_gateways: 10,
+            max_snapshot: 10,
+        };
+        for (id, gateway) in Gateways::restore(settings, records, Timestamp::UNIX_EPOCH).iter() {
+            view.show_gateway(&directory, id, gateway);
+        }
+        let settings = Settings {
+            answer_ttl: Duration::from_secs(86400),
+            retry_bad_request: Duration::from_secs(60),
+            retry_unknown_device: Duration::from_secs(30),
+            retry_no_gateway: Duration::from_secs(10),
+        };
+        let (sender, events) = mpsc::channel(1);
+        let metrics = Metrics::new(&mut Registry::default());
+        Self {
+            hook: Bootstrap::new(settings, directory, view, sender, metrics),
+            events,
+        }
+    }
+
+    fn ask(&self, device: &str, payload: &[u8]) -> Answer {
+        let message = query(device, payload);
+        assert!(
+            self.hook
+                .authorize(&client("x", None), Action::Publish(&message.topic))
+        );
+        let Decision::Answer(answer) = self.hook.publish(&client("x", None), &message) else {
+            panic!("not answered")
+        };
+        assert_eq!(answer.topic, format!("reg/resp/{device}"));
+        assert!(!answer.retain);
+        Answer::from_payload(&answer.payload).unwrap()
+    }
+
+    fn code(&self, device: &str, payload: &[u8]) -> (ErrorCode, u64) {
+        match self.ask(device, payload).outcome {
+            Outcome::Error {
+                code,
+                retry_after_ms,
+                message,
+            } => {
+                assert!(!message.is_empty());
+                (code, retry_after_ms)
+            }
+            Outcome::Assigned(assigned) => panic!("{assigned:?}"),
+        }
+    }
+}
+
+fn query(device: &str, payload: &[u8]) -> Message {
+    Message {
+        topic: format!("reg/query/{device}"),
+        payload: payload.to_vec().into(),
+        ..Message::default()
+    }
+}
+
+fn client(id: &str, instance: Option<&str>) -> Client {
+    Client {
+        id: id.into(),
+        peer: SocketAddr::from(([127, 0, 0, 1], 4711)),
+        v5: instance.is_some(),
+        username: None,
+        password: None,
+        user_properties: instance
+            .map(|run| ("instance".to_owned(), run.to_owned()))
+            .into_iter()
+            .collect(),
+        serial: 1,
+    }
+}
+
+#[test]
+fn an_assigned_device_is_told_its_gateway_in_the_bytes_of_the_contract() {
+    let bench = Bench::new();
+    let Decision::Answer(answer) = bench
+        .hook
+        .publish(&client("x", None), &query("d1", br#"{"rid":"7f3a"}"#))
+    else {
+        panic!("not answered")
+    };
+    let endpoints = ["mqtts://gw-a.example:8883", "mqtt://10.1.2.3:1883"];
+    let expected = Answer {
+        v: VERSION,
+        rid: Some("7f3a".into()),
+        outcome: Outcome::Assigned(Assigned {
+            device: "d1".parse().unwrap(),
+            gateway: GatewayRef {
+                id: g("gw-a"),
+                endpoints: endpoints
+                    .iter()
+                    .map(|endpoint| endpoint.parse().unwrap())
+                    .collect(),
+            },
+            epoch: Epoch::new(8),
+            ttl_s: 86400,
+            ticket: None,
+        }),
+    };
+    assert_eq!(answer.payload, expected.to_payload());
+}
+
+#[test]
+fn every_refusal_has_its_code_and_time() {
+    let bench = Bench::new();
+    assert_eq!(bench.code("d9", b""), (ErrorCode::UnknownDevice, 30_000));
+    assert_eq!(bench.code("d3", b"{}"), (ErrorCode::UnknownDevice, 30_000));
+    assert_eq!(bench.code("d2", b"{}"), (ErrorCode::NoGateway, 10_000));
+    for payload in [
+        &b"["[..],
+        b"[]",
+        b"\xff",
+        b"null",
+        b"{\"v\":2}",
+        b"{\"rid\":7}",
+        &[b' '; 5000],
+    ] {
+        assert_eq!(
+            bench.code("d1", payload),
+            (ErrorCode::BadRequest, 60_000),
+            "{payload:?}"
+        );
+    }
+    for device in ["", "a/b", "é", " "] {
+        assert_eq!(
+            bench.code(device, b""),
+            (ErrorCode::BadRequest, 60_000),
+            "{device:?}"
+        );
+    }
+}
+
+#[test]
+fn the_answer_goes_where_an_mqtt_5_query_says_within_its_own_topic() {
+    let bench = Bench::new();
+    let cases = [
+        (Some("reg/resp/d1"), "reg/resp/d1"),
+        (Some("reg/resp/d1/mine"), "reg/resp/d1/mine"),
+        (Some("reg/resp/d11"), "reg/resp/d1"),
+        (Some("reg/resp/d2"), "reg/resp/d1"),
+        (Some("reg/resp/d1/#"), "reg/resp/d1"),
+        (Some("data/x"), "reg/resp/d1"),
+        (Some(""), "reg/resp/d1"),
+        (None, "reg/resp/d1"),
+    ];
+    for (wanted, topic) in cases {
+        let message = Message {
+            response_topic: wanted.map(str::to_owned),
+            correlation_data: Some("c".into()),
+            ..query("d1", b"")
+        };
+        let Decision::Answer(answer) = bench.hook.publish(&client("x", None), &message) else {
+            panic!()
+        };
+        assert_eq!(
+            (answer.topic.as_str(), answer.correlation_data),
+            (topic, Some("c".into())),
+            "{wanted:?}"
+        );
+    }
+}
+
+#[test]
+fn only_a_moving_device_is_reported_and_a_busy_loop_holds_up_no_answer() {
+    let mut bench = Bench::new();
+    bench.ask("d1", b"");
+    assert!(bench.events.try_recv().is_err());
+    bench.hook.directory.set_moving("d1", true);
+    bench.ask("d1", b"");
+    bench.ask("d1", b"");
+    let Ok(Event::Asked(device, epoch)) = bench.events.try_recv() else {
+        panic!("not told")
+    };
+    assert_eq!((device.as_str(), epoch.get()), ("d1", 8));
+    assert!(bench.events.try_recv().is_err());
+    assert_eq!(bench.hook.metrics.unnoted.get(), 1);
+}
+
+#[test]
+fn topics_may_be_written_in_their_direction_only() {
+    let hook = Bench::new().hook;
+    let gateway = client("gateway/gw-a", Some("run-1"));
+    let may = |client: &Client, topic: &str| hook.authorize(client, Action::Publish(topic));
+    assert!(may(&gateway, "gw/gw-a/status") && may(&gateway, "gw/gw-a/event"));
+    for topic in [
+        "gw/gw-b/status",
+        "gw/gw-b/event",
+        "gw/gw-a/cmd",
+        "reg/resp/d1",
+        "data/d1/x",
+        "x",
+        "ctrl/d1/migrate",
+    ] {
+        assert!(!may(&gateway, topic), "{topic}");
+    }
+    for stranger in [client("d1", None), client("gateway/gw-a", None)] {
+        assert!(!may(&stranger, "gw/gw-a/status") && may(&stranger, "reg/query/d1"));
+    }
+    for filter in ["#", "reg/resp/d1", "gw/#"] {
+        assert!(hook.authorize(&client("d1", None), Action::Subscribe(filter)));
+    }
+    assert!(!hook.authorize(&client("d1", None), Action::Subscribe("data/#")));
+}
+
+#[test]
+fn a_second_process_with_the_id_of_a_connected_gateway_is_refused() {
+    let hook = Bench::new().hook;
+    let first = client("gateway/gw-a", Some("run-1"));
+    assert_eq!(hook.admit(&first), Ok(()));
+    hook.connected(&first);
+    let second = Client {
+        serial: 2,
+        ..client("gateway/gw-a", Some("run-2"))
+    };
+    let Err(Refusal::NotAuthorized(reason)) = hook.admit(&second) else {
+        panic!("admitted")
+    };
+    assert!(reason.contains("127.0.0.1:4711"), "{reason}");
+    // The same process may come again, and its old connection's goodbye changes nothing.
+    let again = Client {
+        serial: 3,
+        ..first.clone()
+    };
+    assert_eq!(hook.admit(&again), Ok(()));
+    hook.connected(&again);
+    hook.disconnected(&first, Departure::TakenOver);
+    assert!(hook.admit(&second).is_err());
+    hook.disconnected(&again, Departure::Kicked);
+    assert_eq!(hook.admit(&second), Ok(()));
+    for refused in [client("gateway/gw-a", None), client("gateway/a b", Some("run-1"))] {
+        assert!(hook.admit(&refused).is_err());
+    }
+}
+
+#[test]
+fn a_gateway_is_acknowledged_once_the_loop_has_decided() {
+    let mut bench = Bench::new();
+    let gateway = client("gateway/gw-a", Some("run-1"));
+    let message = |payload: Vec<u8>| Message {
+        topic: "gw/gw-a/status".into(),
+        payload: payload.into(),
+        ..Message::default()
+    };
+    for (accepted, verdict) in [(true, "accept"), (false, "refuse")] {
+        let told = bench
+            .hook
+            .publish(&gateway, &message(status("gw-a", &[]).to_payload()));
+        let Decision::Wait(mut waiting) = told else {
+            panic!("not told")
+        };
+        assert!((&mut waiting).now_or_never().is_none());
+        let Ok(Event::Status(1, said, answer)) = bench.events.try_recv() else {
+            panic!("not told")
+        };
+        assert_eq!(said, status("gw-a", &[]));
+        answer.send(accepted).unwrap();
+        let decided = match waiting.now_or_never() {
+            Some(Decision::Accept) => "accept",
+            Some(Decision::Refuse) => "refuse",
+            _ => "something else",
+        };
+        assert_eq!(decided, verdict);
+    }
+    let other = GatewayStatus {
+        instance: "run-2".into(),
+        ..status("gw-a", &[])
+    };
+    for wrong in [
+        b"{}".to_vec(),
+        status("gw-b", &[]).to_payload(),
+        other.to_payload(),
+    ] {
+        assert!(matches!(
+            bench.hook.publish(&gateway, &message(wrong)),
+            Decision::Refuse
+        ));
+    }
+    let events = Message {
+        topic: "gw/gw-a/event".into(),
+        ..message(b"[]".to_vec())
+    };
+    assert!(matches!(bench.hook.publish(&gateway, &events), Decision::Refuse));
+}
+
+#[test]
+fn retained_statuses_come_in_the_order_of_topics_from_where_one_left_off() {
+    let hook = Bench::new().hook;
+    let topics = |filter: &str, after: Option<&str>, most: usize| {
+        let mut topics = Vec::new();
+        hook.retained(filter, after, &mut |message| {
+            assert!(message.retain && GatewayStatus::from_payload(&message.payload).is_ok());
+            topics.push(message.topic);
+            topics.len() < most
+        });
+        topics
+    };
+    assert_eq!(
+        topics("gw/+/status", None, 9),
+        ["gw/gw-a/status", "gw/gw-b/status"]
+    );
+    assert_eq!(topics("#", None, 1), ["gw/gw-a/status"]);
+    assert_eq!(topics("gw/#", Some("gw/gw-a/status"), 9), ["gw/gw-b/status"]);
+    assert!(topics("reg/#", None, 9).is_empty());
+}
+
+proptest! {
+    #[test]
+    fn no_query_panics_and_each_has_an_answer(
+        device in any::<String>(), payload in prop::collection::vec(any::<u8>(), 0..100),
+    ) {
+        let bench = Bench::new();
+        let Decision::Answer(answer) = bench.hook.publish(&client("x", None), &query(&device, &payload)) else {
+            panic!("not answered")
+        };
+        prop_assert!(Answer::from_payload(&answer.payload).is_ok());
+    }
+
+    #[test]
+    fn whatever_the_rid_it_comes_back(rid in any::<String>()) {
+        let asked = Query { rid: Some(rid.clone()), ..Query::default() };
+        prop_assert_eq!(Bench::new().ask("d1", &asked.to_payload()).rid, Some(rid));
+    }
+
+    #[test]
+    fn no_word_of_a_gateway_panics(topic in "gw/(gw-a|gw-b|x y)/(status|event|cmd)", payload in any::<Vec<u8>>()) {
+        let message = Message { topic, payload: payload.into(), ..Message::default() };
+        let decided = Bench::new().hook.publish(&client("gateway/gw-a", Some("run-1")), &message);
+        prop_assert!(matches!(decided, Decision::Refuse));
+    }
+}

@@ -1,1 +1,155 @@
+use std::{fs, path::Path};
 
+use super::*;
+
+fn shipped(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../configs")
+        .join(name)
+}
+
+fn load(text: &str) -> Result<Layers, LoadError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.toml");
+    fs::write(&path, text).unwrap();
+    let mut layers = Layers::default();
+    layers.file(&path).map(|()| layers)
+}
+
+#[test]
+fn the_shipped_files_are_right() {
+    let mut development = Layers::default();
+    development.file(&shipped("dev/registrar.toml")).unwrap();
+    let config = development.config();
+    assert_eq!(config.check(), Ok(()));
+    assert_eq!(config.moves.move_grace, Duration::from_secs(5));
+    assert_eq!(config.gateways.status_interval, Duration::from_secs(2));
+    assert_eq!(config.mqtt.listen.to_string(), "127.0.0.1:1883");
+}
+
+#[test]
+fn the_reference_names_every_key_with_its_default() {
+    let text = fs::read_to_string(shipped("registrar.toml")).unwrap();
+    let uncommented: String = text
+        .lines()
+        .map(|line| {
+            line.strip_prefix("#")
+                .filter(|rest| !rest.starts_with(' '))
+                .unwrap_or(line)
+        })
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let layers = load(&uncommented).unwrap();
+    assert_eq!(layers.config(), Config::default());
+    let (named, all) = (layers.show(), Layers::default().show());
+    assert_eq!(named.lines().count(), all.lines().count());
+    assert!(!named.contains("# default"), "{named}");
+    // As it is shipped, it changes nothing.
+    assert_eq!(load(&text).unwrap().config(), Config::default());
+}
+
+#[test]
+fn errors_name_file_line_and_key() {
+    let cases = [
+        (
+            "[mqtt]\nlisten = \"127.0.0.1:1\"\nport = 7\n",
+            "r.toml:3: mqtt.port: unknown field `port`",
+        ),
+        (
+            "insecure = true\n[moves]\nmove_grace = \"soon\"\n",
+            "r.toml:3: moves.move_grace: ",
+        ),
+        ("[mqtt\n", "r.toml:1: "),
+        ("[http]\nlisten = 8080\n", "r.toml:2: http.listen: "),
+    ];
+    for (text, expected) in cases {
+        let error = load(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let missing = Layers::default().file(Path::new("/nowhere/r.toml")).unwrap_err();
+    assert!(
+        missing.to_string().starts_with("cannot read /nowhere/r.toml: "),
+        "{missing}"
+    );
+}
+
+#[test]
+fn the_environment_lies_over_the_file_and_flags_over_both() {
+    let mut layers = load("[mqtt]\nlisten = \"127.0.0.1:1\"\nmax_connections = 5\n").unwrap();
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let variables = [
+        variable("REGISTRAR__MQTT__LISTEN", "127.0.0.1:2"),
+        variable("REGISTRAR__HTTP__LISTEN", "127.0.0.1:3"),
+        variable("REGISTRAR__MQTT__MAX_SUBSCRIPTIONS", "9"),
+        variable("REGISTRAR_SERVER", "not ours"),
+    ];
+    layers.environment(variables.into_iter()).unwrap();
+    layers
+        .text("http.listen", "127.0.0.1:4", "--http-listen")
+        .unwrap();
+    let config = layers.config();
+    assert_eq!((config.mqtt.listen.port(), config.http.listen.port()), (2, 4));
+    assert_eq!(
+        (config.mqtt.max_connections, config.mqtt.max_subscriptions),
+        (5, 9)
+    );
+    let shown = layers.show();
+    assert!(
+        shown.contains("http.listen = \"127.0.0.1:4\"  # --http-listen"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("mqtt.listen = \"127.0.0.1:2\"  # environment REGISTRAR__MQTT__LISTEN"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    for (name, value) in [
+        ("REGISTRAR__MQTT__PORT", "1"),
+        ("REGISTRAR__MQTT__LISTEN", "here"),
+    ] {
+        let variables = [(name.to_owned(), value.to_owned())];
+        let error = Layers::default()
+            .environment(variables.into_iter())
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with(&format!("environment {name}: ")), "{error}");
+    }
+}
+
+#[test]
+fn a_listener_open_to_others_takes_a_word() {
+    let mut config = Config::default();
+    config.http.listen = "0.0.0.0:8080".parse().unwrap();
+    let exposed = config.check().unwrap_err();
+    assert!(
+        exposed
+            .to_string()
+            .starts_with("http.listen: 0.0.0.0:8080 is not on loopback"),
+        "{exposed}"
+    );
+    config.insecure = true;
+    assert_eq!(config.check(), Ok(()));
+}
+
+#[test]
+fn figures_that_cannot_work_are_refused() {
+    let zero = Config {
+        mqtt: Mqtt {
+            max_connections: 0,
+            ..Mqtt::default()
+        },
+        ..Config::default()
+    };
+    assert_eq!(zero.check(), Err(CheckError::Zero("mqtt.max_connections")));
+    let small = Config {
+        mqtt: Mqtt {
+            max_packet_size: 1000,
+            ..Mqtt::default()
+        },
+        ..Config::default()
+    };
+    assert!(matches!(small.check(), Err(CheckError::PacketSize(_))));
+}

@@ -127,7 +127,7 @@ impl View {
         self.storing.swap(storing, Ordering::Relaxed)
     }
 
-    pub(super) fn show_gateway(&self, directory: &Directory, id: &GatewayId, gateway: &Gateway) {
+    pub(crate) fn show_gateway(&self, directory: &Directory, id: &GatewayId, gateway: &Gateway) {
         let status = gateway.status();
         let reference = GatewayRef {
             id: id.clone(),

@@ -1,1 +1,296 @@
+use jiff::ToSpan;
+use protocol::{
+    CommandId, Epoch,
+    message::{HeldState, Snapshot, VERSION},
+};
+use uuid::Uuid;
 
+use super::*;
+
+fn g(id: &str) -> GatewayId {
+    id.parse().unwrap()
+}
+
+fn d(id: &str) -> DeviceId {
+    id.parse().unwrap()
+}
+
+fn settings() -> Settings {
+    Settings {
+        status_interval: Duration::from_secs(10),
+        max_gateways: 2,
+        max_snapshot: 6,
+    }
+}
+
+fn status(gateway: &str, instance: &str, state: GatewayState) -> GatewayStatus {
+    GatewayStatus {
+        v: VERSION,
+        gateway: g(gateway),
+        instance: instance.into(),
+        state,
+        endpoints: vec!["mqtt://127.0.0.1:1884".parse().unwrap()],
+        capacity: None,
+        connected: 0,
+        version: "1".into(),
+        at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+struct Bench {
+    gateways: Gateways,
+    now: Timestamp,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let now = Timestamp::UNIX_EPOCH;
+        Self {
+            gateways: Gateways::restore(settings(), Vec::new(), now),
+            now,
+        }
+    }
+
+    fn wait(&mut self, seconds: i64) {
+        self.now = self.now.checked_add(seconds.seconds()).unwrap();
+    }
+
+    fn status(&mut self, link: u64, status: GatewayStatus) -> Vec<Command> {
+        self.gateways.handle(Input::Status(link, status), self.now)
+    }
+
+    fn events(&mut self, link: u64, instance: &str, events: Vec<Event>) -> Vec<Command> {
+        let events = Events {
+            v: VERSION,
+            instance: instance.into(),
+            events,
+        };
+        self.gateways
+            .handle(Input::Events(link, g("a"), events), self.now)
+    }
+
+    fn tick(&mut self) -> Vec<Command> {
+        self.gateways.handle(Input::Tick, self.now)
+    }
+
+    fn shown(&self) -> GatewayState {
+        self.gateways.get(&g("a")).unwrap().status().state
+    }
+}
+
+use GatewayState::{Draining, Offline, Online};
+
+fn persisted(commands: &[Command]) -> usize {
+    commands
+        .iter()
+        .filter(|command| matches!(command, Command::Persist(..)))
+        .count()
+}
+
+fn connected(device: &str) -> Event {
+    Event::Connected {
+        device: d(device),
+        epoch: None,
+    }
+}
+
+fn part(sync: u128, part: u32, last: bool, connected: &[&str]) -> Event {
+    let connected = connected.iter().map(|device| d(device)).collect();
+    let sync = CommandId::new(Uuid::from_u128(sync));
+    Event::Snapshot(Snapshot {
+        sync,
+        part,
+        last,
+        connected,
+        held: Vec::new(),
+    })
+}
+
+#[test]
+fn a_status_is_written_when_it_says_something_new() {
+    let mut bench = Bench::new();
+    let first = bench.status(1, status("a", "i", Online));
+    assert!(
+        matches!(&first[..], [Command::Online(_), Command::Persist(..)]),
+        "{first:?}"
+    );
+    bench.wait(1);
+    let again = GatewayStatus {
+        connected: 7,
+        at: bench.now,
+        ..status("a", "i", Online)
+    };
+    assert!(bench.status(1, again).is_empty());
+    assert_eq!(bench.gateways.get(&g("a")).unwrap().said.connected, 7);
+    assert_eq!(persisted(&bench.status(1, status("a", "i", Draining))), 1);
+}
+
+#[test]
+fn its_last_will_makes_a_gateway_offline_and_keeps_its_endpoints() {
+    let mut bench = Bench::new();
+    bench.status(1, status("a", "i", Online));
+    let will = GatewayStatus {
+        endpoints: Vec::new(),
+        ..status("a", "i", Offline)
+    };
+    let commands = bench.status(1, will);
+    assert!(commands.contains(&Command::Offline(g("a"))));
+    assert_eq!(bench.gateways.get(&g("a")).unwrap().said.endpoints.len(), 1);
+    assert!(
+        bench
+            .status(2, status("a", "i", Online))
+            .contains(&Command::Online(g("a")))
+    );
+}
+
+#[test]
+fn an_older_link_is_fenced() {
+    let mut bench = Bench::new();
+    bench.status(1, status("a", "old", Online));
+    bench.status(2, status("a", "new", Online));
+    let stale = [Command::Refuse(Refused::Stale)];
+    assert_eq!(bench.status(1, status("a", "old", Offline)), stale);
+    assert_eq!(bench.events(1, "old", vec![connected("d")]), stale);
+    assert_eq!(bench.events(2, "old", vec![connected("d")]), stale);
+    assert_eq!(bench.shown(), Online);
+    assert_eq!(
+        bench.events(2, "new", vec![connected("d")]),
+        [Command::Heard(g("a"), connected("d"))]
+    );
+}
+
+#[test]
+fn three_silent_intervals_make_a_gateway_offline_until_it_is_heard_again() {
+    let mut bench = Bench::new();
+    bench.status(1, status("a", "i", Online));
+    bench.wait(30);
+    assert!(bench.tick().is_empty());
+    bench.wait(1);
+    let silent = bench.tick();
+    assert_eq!(
+        silent,
+        [
+            Command::Publish(status("a", "i", Offline)),
+            Command::Offline(g("a"))
+        ]
+    );
+    assert!(bench.tick().is_empty());
+    let heard = bench.events(1, "i", vec![connected("d")]);
+    assert_eq!(
+        heard[..2],
+        [
+            Command::Publish(status("a", "i", Online)),
+            Command::Online(g("a"))
+        ]
+    );
+    assert_eq!(bench.shown(), Online);
+}
+
+#[test]
+fn what_was_said_before_a_restart_holds_until_silence() {
+    let mut bench = Bench::new();
+    let record = GatewayRecord {
+        status: Some(status("a", "i", Online)),
+        seen: Some(bench.now),
+    };
+    bench.wait(3600);
+    bench.gateways = Gateways::restore(settings(), vec![(g("a"), record)], bench.now);
+    assert!(bench.tick().is_empty());
+    assert_eq!(bench.shown(), Online);
+    bench.wait(31);
+    assert_eq!(bench.tick().last(), Some(&Command::Offline(g("a"))));
+    assert_eq!(bench.shown(), Offline);
+}
+
+#[test]
+fn one_gateway_too_many_is_refused() {
+    let mut bench = Bench::new();
+    bench.status(1, status("a", "i", Online));
+    bench.status(2, status("b", "i", Online));
+    assert_eq!(
+        bench.status(3, status("c", "i", Online)),
+        [Command::Refuse(Refused::TooMany)]
+    );
+    assert_eq!(bench.gateways.iter().count(), 2);
+}
+
+#[test]
+fn events_of_a_gateway_without_a_status_are_refused() {
+    assert_eq!(
+        Bench::new().events(1, "i", vec![connected("d")]),
+        [Command::Refuse(Refused::Unknown)]
+    );
+}
+
+#[test]
+fn a_snapshot_is_put_together_and_what_happened_since_comes_after_it() {
+    let mut bench = Bench::new();
+    bench.status(1, status("a", "i", Online));
+    assert!(
+        bench
+            .events(1, "i", vec![part(1, 0, false, &["d1"]), connected("d3")])
+            .is_empty()
+    );
+    // Delivered twice.
+    assert!(bench.events(1, "i", vec![part(1, 1, false, &["d2"])]).is_empty());
+    assert!(bench.events(1, "i", vec![part(1, 1, false, &["d2"])]).is_empty());
+    let held = HeldNotice {
+        device: d("d4"),
+        epoch: Epoch::FIRST,
+        command: CommandId::new(Uuid::nil()),
+        state: HeldState::Moved,
+    };
+    let last = Event::Snapshot(Snapshot {
+        sync: CommandId::new(Uuid::from_u128(1)),
+        part: 2,
+        last: true,
+        connected: Vec::new(),
+        held: vec![held.clone()],
+    });
+    let whole = bench.events(1, "i", vec![last]);
+    let snapshot = Command::Snapshot {
+        gateway: g("a"),
+        connected: vec![d("d1"), d("d2")],
+        held: vec![held],
+    };
+    assert_eq!(whole, [snapshot, Command::Heard(g("a"), connected("d3"))]);
+}
+
+#[test]
+fn a_snapshot_with_a_hole_is_asked_for_again() {
+    let mut bench = Bench::new();
+    bench.status(1, status("a", "i", Online));
+    bench.events(1, "i", vec![part(1, 0, false, &["d1"])]);
+    assert_eq!(
+        bench.events(1, "i", vec![part(1, 2, true, &[])]),
+        [Command::Resync(g("a"))]
+    );
+    // A new one is whole again.
+    assert_eq!(bench.events(1, "i", vec![part(2, 0, true, &["d1"])]).len(), 1);
+}
+
+#[test]
+fn a_snapshot_that_is_too_large_is_dropped() {
+    let mut bench = Bench::new();
+    bench.status(1, status("a", "i", Online));
+    let many: Vec<_> = (0..7).map(|n| format!("d{n}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    let large = bench.events(1, "i", vec![part(1, 0, false, &many)]);
+    assert_eq!(large, [Command::Refuse(Refused::TooLarge)]);
+    bench.events(1, "i", vec![part(2, 0, false, &["d1"])]);
+    let since: Vec<_> = (0..6).map(|n| connected(&format!("e{n}"))).collect();
+    let flooded = bench.events(1, "i", since);
+    assert_eq!(flooded, [Command::Refuse(Refused::TooLarge)]);
+}
+
+#[test]
+fn a_new_link_starts_its_snapshot_anew() {
+    let mut bench = Bench::new();
+    bench.status(1, status("a", "i", Online));
+    bench.events(1, "i", vec![part(1, 0, false, &["d1"])]);
+    bench.status(2, status("a", "i", Online));
+    assert_eq!(
+        bench.events(2, "i", vec![connected("d2")]),
+        [Command::Heard(g("a"), connected("d2"))]
+    );
+}
