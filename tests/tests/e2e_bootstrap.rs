@@ -120,7 +120,7 @@ fn an_agent_boots_over_ipv6() {
         eprintln!("skipped: this machine has no IPv6 loopback");
         return;
     }
-    let registrar = Registrar::start_with(&["--mqtt-listen", "[::1]:0"]);
+    let registrar = Registrar::start_at("[::1]");
     let _gateway = Gateway::start(&registrar, "gw-a");
     registrar.assign("dev-1", "gw-a");
     assert!(

@@ -31,10 +31,11 @@ impl Message {
     }
 }
 
-/// `mosquitto_pub`, `mosquitto_sub` or `mosquitto_rr`, aimed at a broker.
+/// `mosquitto_pub`, `mosquitto_sub` or `mosquitto_rr`, aimed at a broker. What it prints is seen line by line.
 pub fn mosquitto(program: &str, broker: SocketAddr, args: &[&str]) -> Command {
-    let mut command = Command::new(program);
+    let mut command = Command::new("stdbuf");
     command
+        .args(["-oL", program])
         .args(["-h", &broker.ip().to_string(), "-p", &broker.port().to_string()])
         .args(args);
     command

@@ -23,6 +23,8 @@ pub struct Addresses {
 
 /// One server process and its folder, which outlives it.
 pub struct Server {
+    process: Option<Process>,
+    host: &'static str,
     program: &'static str,
     config: &'static str,
     name: String,
@@ -30,13 +32,14 @@ pub struct Server {
     data: PathBuf,
     folder: TempDir,
     addresses: Option<Addresses>,
-    process: Option<Process>,
 }
 
 impl Server {
     fn new(program: &'static str, name: &str, args: &[&str], data: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {
+            process: None,
+            host: "127.0.0.1",
             program,
             config: if program == "registrar" {
                 "registrar.toml"
@@ -48,7 +51,6 @@ impl Server {
             data: data.map_or_else(|| folder.path().join("data"), Path::to_path_buf),
             folder,
             addresses: None,
-            process: None,
         }
     }
 
@@ -134,7 +136,7 @@ impl Server {
         let listen = |address: fn(&Addresses) -> SocketAddr| {
             self.addresses
                 .as_ref()
-                .map_or_else(|| "127.0.0.1:0".into(), |known| address(known).to_string())
+                .map_or_else(|| format!("{}:0", self.host), |known| address(known).to_string())
         };
         let mut command = Command::new(binary(self.program));
         command
@@ -162,22 +164,17 @@ impl Registrar {
     /// Starts one on the development configuration.
     #[track_caller]
     pub fn start() -> Self {
-        Self::start_with(&[])
+        Self::start_at("127.0.0.1")
     }
 
-    /// Starts one with more arguments.
+    /// Starts one that listens on this host.
     #[track_caller]
-    pub fn start_with(args: &[&str]) -> Self {
-        Self::try_start(args).unwrap_or_else(|ended| panic!("the registrar does not start: {ended}"))
-    }
-
-    /// Starts one that may refuse to.
-    ///
-    /// # Errors
-    /// What it said instead.
-    #[track_caller]
-    pub fn try_start(args: &[&str]) -> Result<Self, Finished> {
-        Self::launch(Server::new("registrar", "registrar", args, None))
+    pub fn start_at(host: &'static str) -> Self {
+        let server = Server {
+            host,
+            ..Server::new("registrar", "registrar", &[], None)
+        };
+        Self::launch(server).unwrap_or_else(|ended| panic!("the registrar does not start: {ended}"))
     }
 
     /// Starts one, that may refuse to, on a data folder that is not its own.
@@ -331,10 +328,10 @@ is_a_server!(Registrar Gateway);
 
 /// A device agent and the folder of its stored answer.
 pub struct Agent {
+    process: Option<Process>,
     id: String,
     registrar: String,
     folder: TempDir,
-    process: Option<Process>,
 }
 
 impl Agent {
