@@ -1,6 +1,6 @@
 //! An import through sled and a start on what it left, with their times: 20,000 rows by default, a million with
 //! `HOMEPORT_LONG_TESTS=1` (in release, to compare figures).
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod store;
 

@@ -7,8 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use prometheus_client::{metrics::counter::Counter, registry::Registry};
-use protocol::{CommandId, DeviceId, GatewayId};
+use protocol::CommandId;
 use tokio::{
     runtime::Handle,
     sync::{Mutex, mpsc},
@@ -17,15 +16,16 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    parse::{Format, Limits, Parsed, parse},
+    Assignments, ImportError, ImportMetrics, Limits, Order, Written,
+    parse::{Parsed, parse},
     plan::{self, Summary},
     staged::{self, Reader, Staged, Writer},
 };
 use crate::{
     api::ImportProgress,
     store::{
-        DeviceChange, ImportChange, MoveChange, Store, StoreError, StoreFuture, Transaction,
-        record::{AuditRecord, DeviceRecord, ImportRecord, MoveRecord},
+        DeviceChange, ImportChange, MoveChange, Store, Transaction,
+        record::{AuditRecord, ImportRecord},
     },
 };
 
@@ -33,97 +33,6 @@ use crate::{
 const CHUNK: usize = 2000;
 /// Reports that wait for a slow reader; further ones on progress are dropped.
 const REPORTS: usize = 256;
-
-/// What an import needs to know of gateways and moves, and tells of what it wrote.
-pub trait Assignments: Send + Sync {
-    /// Whether devices may be assigned to the gateway without saying that it may be unknown.
-    fn is_known(&self, gateway: &GatewayId) -> bool;
-
-    /// The move that brings a device to its new gateway, if it needs one; `from` is the gateway it was assigned to.
-    fn plan_move(
-        &self,
-        device: &DeviceId,
-        from: Option<&GatewayId>,
-        to: &DeviceRecord,
-        actor: &str,
-    ) -> Option<MoveRecord>;
-
-    /// Takes over rows that are durable now: into the directory, and to whoever follows the moves.
-    fn written(&self, rows: Vec<Written>) -> StoreFuture<'_, ()>;
-}
-
-/// One row an import wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The device.
-    pub device: DeviceId,
-    /// Its row.
-    pub record: DeviceRecord,
-    /// Its move, which is in the store already.
-    pub moved: Option<MoveRecord>,
-}
-
-/// How an import is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// How the rows are written.
-    pub format: Format,
-    /// Who asks.
-    pub actor: String,
-    /// Only check.
-    pub dry_run: bool,
-    /// Accept gateways that have never connected.
-    pub allow_unknown_gateway: bool,
-}
-
-/// Why an import did not happen.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// Lines are wrong.
-    #[error("{0} lines are wrong, nothing was written")]
-    Rejected(u64),
-    /// Another one is running.
-    #[error("another import is running, nothing was written")]
-    Busy,
-    /// The input broke off, or the rows could not be staged.
-    #[error("nothing was written: {0}")]
-    Io(#[from] io::Error),
-    /// The store failed before the import was accepted.
-    #[error("nothing was written: {0}")]
-    Store(#[from] StoreError),
-    /// It was accepted, but not all is written yet.
-    #[error("accepted, but it broke off; the next import or start finishes it: {0}")]
-    Unfinished(Box<ImportError>),
-}
-
-/// What imports count.
-#[derive(Clone, Debug, Default)]
-pub struct ImportMetrics {
-    rows: Counter,
-    finished: Counter,
-    failed: Counter,
-}
-
-impl ImportMetrics {
-    /// Makes them part of a registry.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "registrar_import_rows",
-            "Rows written by imports",
-            self.rows.clone(),
-        );
-        registry.register(
-            "registrar_imports_finished",
-            "Imports finished",
-            self.finished.clone(),
-        );
-        registry.register(
-            "registrar_imports_failed",
-            "Imports refused or broken off",
-            self.failed.clone(),
-        );
-    }
-}
 
 /// What an importer works on.
 pub struct Importer {
@@ -213,8 +122,7 @@ impl Importer {
         let import = ImportRecord {
             id: CommandId::new(Uuid::now_v7()),
             actor: order.actor,
-            at: Timestamp::from_millisecond(Timestamp::now().as_millisecond())
-                .unwrap_or(Timestamp::UNIX_EPOCH),
+            at: now(),
         };
         let mut file = if order.dry_run {
             None
@@ -403,6 +311,12 @@ fn progress(reports: &Reports, phase: &str, rows: u64, total: Option<u64>) {
     let phase = phase.to_owned();
     // A reader that is slower than the work misses some of it.
     let _ = reports.try_send(ImportProgress::Progress { phase, rows, total });
+}
+
+#[allow(clippy::disallowed_methods, reason = "an import is given its time here")]
+fn now() -> Timestamp {
+    // Rows keep their time to the millisecond.
+    Timestamp::from_millisecond(Timestamp::now().as_millisecond()).expect("a rounded time is a time")
 }
 
 /// Files are read and written along the way, which no thread of the runtime may wait for.

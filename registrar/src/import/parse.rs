@@ -1,8 +1,11 @@
 //! Reads CSV and NDJSON into rows, or says which lines are wrong.
 
+mod columns;
+mod lines;
+
 use std::{
     borrow::Cow,
-    io::{self, BufRead, Read},
+    io::{self, BufRead},
     str::FromStr,
 };
 
@@ -10,9 +13,12 @@ use hashbrown::HashMap;
 use protocol::{DeviceId, GatewayId};
 use serde::Deserialize;
 
+use self::{
+    columns::Columns,
+    lines::{Line, lines},
+};
 use crate::store::record::MAX_TEXT;
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
 /// How many lines lie between two reports of progress.
 const PROGRESS_LINES: u64 = 10_000;
 
@@ -155,57 +161,6 @@ struct Reader<'a> {
     progress: &'a mut dyn FnMut(u64),
 }
 
-/// One line of the input, or why it is none.
-enum Line<'a> {
-    Text(&'a str),
-    Bad(String),
-}
-
-/// Calls `each` with every line that is not empty and its number, until it returns `false`. A line that is too long is
-/// skipped, never held.
-fn lines(
-    mut input: impl BufRead,
-    limit: usize,
-    mut each: impl FnMut(u64, Line<'_>) -> bool,
-) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    for number in 1.. {
-        bytes.clear();
-        if input
-            .by_ref()
-            .take(limit as u64 + 2)
-            .read_until(b'\n', &mut bytes)?
-            == 0
-        {
-            return Ok(());
-        }
-        let ended = bytes.ends_with(b"\n");
-        let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-        let text = text.strip_suffix(b"\r").unwrap_or(text);
-        let text = if number == 1 {
-            text.strip_prefix(BOM).unwrap_or(text)
-        } else {
-            text
-        };
-        let line = if text.len() > limit {
-            if !ended {
-                input.skip_until(b'\n')?;
-            }
-            Line::Bad(format!("the line is longer than {limit} bytes"))
-        } else {
-            match std::str::from_utf8(text) {
-                Ok(text) if text.trim().is_empty() => continue,
-                Ok(text) => Line::Text(text),
-                Err(error) => Line::Bad(format!("not UTF-8 at byte {}", error.valid_up_to() + 1)),
-            }
-        };
-        if !each(number, line) {
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
 impl Reader<'_> {
     fn csv(&mut self, input: impl BufRead) -> io::Result<()> {
         let mut columns: Option<Columns> = None;
@@ -334,87 +289,6 @@ impl Reader<'_> {
 /// Lines and gateways fit: an input of so many lines is longer than any limit on its bytes.
 fn short(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-/// Which column holds what, and how a line is split.
-struct Columns {
-    splitter: csv_core::Reader,
-    count: usize,
-    device: usize,
-    gateway: usize,
-    labels: Option<usize>,
-    note: Option<usize>,
-}
-
-impl Columns {
-    fn of_header(text: &str) -> Result<Self, String> {
-        let delimiter = if text.contains(';') { b';' } else { b',' };
-        let mut splitter = csv_core::ReaderBuilder::new().delimiter(delimiter).build();
-        let (fields, ends) = split(&mut splitter, text)?;
-        let names: Vec<&str> = pieces(&fields, &ends).map(str::trim).collect();
-        for (at, name) in names.iter().enumerate() {
-            if !["device", "gateway", "labels", "note"].contains(name) {
-                return Err(format!(
-                    "unknown column {name:?}; known are device, gateway, labels and note"
-                ));
-            }
-            if names[..at].contains(name) {
-                return Err(format!("column {name:?} is there twice"));
-            }
-        }
-        let find = |name| names.iter().position(|found| *found == name);
-        let needed = |name| find(name).ok_or_else(|| format!("column {name:?} is missing"));
-        Ok(Self {
-            count: names.len(),
-            device: needed("device")?,
-            gateway: needed("gateway")?,
-            labels: find("labels"),
-            note: find("note"),
-            splitter,
-        })
-    }
-
-    fn split(&mut self, text: &str) -> Result<Raw<'static>, String> {
-        let (fields, ends) = split(&mut self.splitter, text)?;
-        if ends.len() != self.count {
-            return Err(format!(
-                "{} fields, but the header has {}",
-                ends.len(),
-                self.count
-            ));
-        }
-        let piece = |at: usize| pieces(&fields, &ends).nth(at).unwrap_or_default().to_owned();
-        Ok(Raw {
-            device: piece(self.device).into(),
-            gateway: piece(self.gateway).into(),
-            labels: self.labels.map(|at| piece(at).into()),
-            note: self.note.map(|at| piece(at).into()),
-        })
-    }
-}
-
-/// Splits one line. A quoted field ends on its line.
-fn split(splitter: &mut csv_core::Reader, text: &str) -> Result<(String, Vec<usize>), String> {
-    splitter.reset();
-    let mut fields = vec![0; text.len() + 1];
-    let mut ends = vec![0; text.len() + 2];
-    let line = [text.as_bytes(), b"\n"].concat();
-    let (result, _, written, count) = splitter.read_record(&line, &mut fields, &mut ends);
-    if !matches!(result, csv_core::ReadRecordResult::Record) {
-        return Err("a quoted field is not closed on its line".into());
-    }
-    fields.truncate(written);
-    ends.truncate(count);
-    let fields = String::from_utf8(fields).map_err(|_| "not UTF-8".to_owned())?;
-    Ok((fields, ends))
-}
-
-fn pieces<'a>(fields: &'a str, ends: &'a [usize]) -> impl Iterator<Item = &'a str> {
-    let starts = std::iter::once(0).chain(ends.iter().copied());
-    // A cut between quotes may fall inside a character of a damaged line.
-    starts
-        .zip(ends)
-        .map(|(start, end)| fields.get(start..*end).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! What the store's tests share.
-#![allow(clippy::unwrap_used, dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, dead_code, missing_docs)]
 
 pub mod crash;
 pub mod disk;

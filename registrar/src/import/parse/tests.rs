@@ -19,7 +19,10 @@ fn csv(text: &str) -> Parsed {
     read(Format::Csv, text.as_bytes())
 }
 
-fn rows(parsed: &Parsed) -> Vec<(u32, &str, &str, Option<&str>, Option<&str>)> {
+/// Line, device, gateway, labels and note.
+type Columns<'a> = (u32, &'a str, &'a str, Option<&'a str>, Option<&'a str>);
+
+fn rows(parsed: &Parsed) -> Vec<Columns<'_>> {
     let gateway = |row: &Row| parsed.gateways[row.gateway as usize].0.as_str();
     let rows = parsed.rows.iter();
     rows.map(|row| {
