@@ -5,6 +5,8 @@
 //! back-pressure, devices do not, as their queries never come here.
 
 mod outcome;
+#[cfg(test)]
+mod tests;
 mod view;
 mod world;
 

@@ -16,3 +16,6 @@ pub mod program;
 pub mod server;
 pub mod service;
 pub mod store;
+
+#[cfg(test)]
+mod testkit;

@@ -1,0 +1,147 @@
+use protocol::message::{Event as Said, GatewayState};
+
+use super::*;
+use crate::{
+    api::StartMigration,
+    config::Config,
+    store::{MoveFilter, Store, memory::MemoryStore},
+    testkit::{Registrar, device, gateway},
+};
+
+fn start(id: &str, to: &str) -> StartMigration {
+    StartMigration { device: device(id), gateway: gateway(to), reason: None, grace_ms: None }
+}
+
+fn assign(to: &str) -> crate::api::Assign {
+    crate::api::Assign {
+        gateway: gateway(to),
+        allow_unknown_gateway: true,
+        labels: None,
+        note: None,
+        expect_epoch: None,
+    }
+}
+
+async fn moved(registrar: &Registrar) -> CommandId {
+    let service = &registrar.service;
+    service.assign(device("d1"), assign("gw-a"), "t".into()).await.unwrap();
+    service.start_migration(start("d1", "gw-b"), "t".into()).await.unwrap().migration
+}
+
+async fn stored(registrar: &Registrar, id: CommandId) -> MoveRecord {
+    registrar.store.migration(id).await.unwrap().expect("it was stored")
+}
+
+#[tokio::test]
+async fn a_step_is_durable_before_a_gateway_is_acknowledged() {
+    let registrar = Registrar::start(Config::default()).await;
+    let (a, b) = (registrar.gateway("gw-a").await, registrar.gateway("gw-b").await);
+    let id = moved(&registrar).await;
+    let noticed = Said::Noticed { device: device("d1"), epoch: Epoch::new(2), command: id };
+    assert!(a.reports(vec![noticed]).await);
+    assert_eq!(stored(&registrar, id).await.state, MigrationState::Notified);
+    b.connected("d1").await;
+    assert_eq!(stored(&registrar, id).await.state, MigrationState::Seen);
+    let cleared = Said::Cleared { device: device("d1"), epoch: Epoch::new(2), command: id };
+    assert!(a.reports(vec![cleared]).await);
+    assert_eq!(stored(&registrar, id).await.state, MigrationState::Done);
+    let ops: Vec<_> = registrar.told("gw-a").into_iter().map(|command| command.instruction).collect();
+    assert!(matches!(ops[..], [Instruction::Notify { .. }, Instruction::Clear { .. }]), "{ops:?}");
+    assert_eq!(registrar.service.view().open_moves(), 0);
+}
+
+#[tokio::test]
+async fn while_the_store_fails_gateways_wait_and_nothing_is_lost() {
+    let config = Config {
+        store: crate::config::Store { retry: Duration::from_millis(1), ..crate::config::Store::default() },
+        ..Config::default()
+    };
+    let registrar = Registrar::start(config).await;
+    let (_a, b) = (registrar.gateway("gw-a").await, registrar.gateway("gw-b").await);
+    let id = moved(&registrar).await;
+    registrar.store.fail(Some("disk full"));
+    let view = registrar.service.view();
+    let (connected, ()) = tokio::join!(b.connected("d1"), async {
+        registrar.until("the store is known to fail", || async { !view.is_storing() }).await;
+        assert_eq!(stored(&registrar, id).await.state, MigrationState::Planned);
+        registrar.store.fail(None);
+    });
+    let () = connected;
+    assert!(view.is_storing());
+    assert_eq!(stored(&registrar, id).await.state, MigrationState::Seen);
+}
+
+#[tokio::test]
+async fn a_restart_takes_up_gateways_and_open_moves() {
+    let store = std::sync::Arc::new(MemoryStore::default());
+    let before = Registrar::on(Config::default(), store.clone()).await;
+    before.gateway("gw-a").await;
+    before.gateway("gw-b").await;
+    let id = moved(&before).await;
+    before.control.abort();
+    let registrar = Registrar::on(Config::default(), store).await;
+    let view = registrar.service.view();
+    assert_eq!(view.gateways().len(), 2);
+    assert!(view.gateways().iter().all(KnownGateway::is_online));
+    assert_eq!(view.open_move_of(&device("d1")), Some(id));
+    registrar.gateway("gw-b").await.connected("d1").await;
+    assert_eq!(stored(&registrar, id).await.state, MigrationState::Seen);
+}
+
+#[tokio::test]
+async fn a_fenced_gateway_is_refused() {
+    let registrar = Registrar::start(Config::default()).await;
+    let old = registrar.gateway("gw-a").await;
+    let _new = registrar.gateway("gw-a").await;
+    assert!(!old.says(GatewayState::Offline).await);
+    assert!(!old.reports(Vec::new()).await);
+    assert!(registrar.service.view().gateways()[0].is_online());
+}
+
+#[tokio::test]
+async fn an_overtaken_move_is_closed_and_its_places_are_told() {
+    let registrar = Registrar::start(Config::default()).await;
+    for id in ["gw-a", "gw-b", "gw-c"] {
+        registrar.gateway(id).await;
+    }
+    let first = moved(&registrar).await;
+    let second = registrar.service.start_migration(start("d1", "gw-c"), "t".into()).await.unwrap();
+    registrar
+        .until("the first is superseded", || async {
+            stored(&registrar, first).await.state == MigrationState::Superseded
+        })
+        .await;
+    let from: Vec<_> = stored(&registrar, second.migration).await.from.into_iter().map(|s| s.gateway).collect();
+    assert_eq!(from.len(), 2, "{from:?}");
+    let open = MoveFilter { open: true, ..MoveFilter::default() };
+    assert_eq!(registrar.store.moves(open, 9).await.unwrap().len(), 1);
+}
+
+fn stuck_record() -> MoveRecord {
+    MoveRecord {
+        id: new_id(),
+        device: device("d1"),
+        from: Vec::new(),
+        to: gateway("gw-b"),
+        epoch: Epoch::FIRST,
+        reason: message::MoveReason::Operator,
+        actor: String::new(),
+        grace_ms: 0,
+        spread_ms: 0,
+        state: MigrationState::Planned,
+        steps: vec![crate::api::Step { state: MigrationState::Planned, at: Timestamp::UNIX_EPOCH }],
+        detail: None,
+        revision: 1,
+    }
+}
+
+#[test]
+fn an_open_move_without_a_step_is_stuck_after_a_while() {
+    let mut record = stuck_record();
+    let after = Duration::from_secs(60);
+    let at = |seconds| Timestamp::from_second(seconds).unwrap();
+    assert!(!is_stuck(&record, after, at(60)));
+    assert!(is_stuck(&record, after, at(61)));
+    record.state = MigrationState::Done;
+    assert!(!is_stuck(&record, after, at(61)));
+}

@@ -1,0 +1,239 @@
+//! A registrar in memory, for tests: everything but sockets.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use broker::Message;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use protocol::{
+    DeviceId, GatewayId,
+    message::{
+        Command, Commands, Event, Events, GatewayState, GatewayStatus, Message as _, Snapshot, VERSION,
+    },
+};
+use tempfile::TempDir;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    control::{self, Control, View, new_id, now},
+    directory::Directory,
+    http::{App, Loaded},
+    import::{ImportMetrics, Importer},
+    metrics::Metrics,
+    service::{self, Service},
+    store::{
+        Store,
+        committer::{CommitError, CommitMetrics, Committer},
+        memory::MemoryStore,
+    },
+};
+
+/// Longer than anything a test waits for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Registrar {
+    pub app: Arc<App>,
+    pub service: Service,
+    pub store: Arc<MemoryStore>,
+    pub control: JoinHandle<Result<(), CommitError>>,
+    events: mpsc::Sender<control::Event>,
+    published: Arc<Mutex<Vec<Message>>>,
+    links: AtomicU64,
+    _staging: TempDir,
+    _committer: Committer,
+}
+
+pub fn device(id: &str) -> DeviceId {
+    id.parse().unwrap()
+}
+
+pub fn gateway(id: &str) -> GatewayId {
+    id.parse().unwrap()
+}
+
+impl Registrar {
+    pub async fn start(config: Config) -> Self {
+        Self::on(config, Arc::new(MemoryStore::default())).await
+    }
+
+    /// Starts on a store that may hold something.
+    pub async fn on(config: Config, store: Arc<MemoryStore>) -> Self {
+        let (directory, rest) = Directory::load(store.as_ref()).await.unwrap();
+        let directory = Arc::new(directory);
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let shared: Arc<dyn Store> = store.clone();
+        let (committer, commits) = Committer::spawn(Arc::clone(&shared), 100, CommitMetrics::default());
+        let view = Arc::new(View::default());
+        let published = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&published);
+        let parts = control::Parts {
+            directory: Arc::clone(&directory),
+            commits: commits.clone(),
+            view: Arc::clone(&view),
+            metrics,
+            publish: Arc::new(move |message| sink.lock().push(message)),
+        };
+        let loop_ = Control::restore(config.control(), rest.gateways, rest.moves, parts, now())
+            .await
+            .unwrap();
+        let (events, receiver) = mpsc::channel(100);
+        let control = tokio::spawn(loop_.run(receiver, CancellationToken::new()));
+        let service = Service::new(service::Parts {
+            settings: config.service(),
+            directory,
+            store: Arc::clone(&shared),
+            commits,
+            view,
+            control: events.clone(),
+            importing: AtomicUsize::new(0),
+        });
+        let staging = tempfile::tempdir().unwrap();
+        let importer = Arc::new(Importer {
+            store: shared,
+            assignments: Arc::new(service.clone()),
+            folder: staging.path().into(),
+            limits: config.import(),
+            metrics: ImportMetrics::default(),
+            unfinished: tokio::sync::Mutex::new(rest.import),
+        });
+        let app = Arc::new(App {
+            loaded: OnceLock::new(),
+            registry: OnceLock::new(),
+            stopping: CancellationToken::new(),
+            max_body: config.http.max_body,
+            waiting: Semaphore::new(config.http.max_waiting),
+        });
+        app.registry.get_or_init(|| registry);
+        app.loaded.get_or_init(|| Loaded {
+            service: service.clone(),
+            importer,
+        });
+        Self {
+            app,
+            service,
+            store,
+            control,
+            events,
+            published,
+            links: AtomicU64::new(0),
+            _staging: staging,
+            _committer: committer,
+        }
+    }
+
+    /// A gateway connects, with nothing held and nobody connected.
+    pub async fn gateway(&self, id: &str) -> Link<'_> {
+        let serial = self.links.fetch_add(1, Ordering::Relaxed);
+        let link = Link {
+            registrar: self,
+            id: gateway(id),
+            serial,
+        };
+        assert!(link.says(GatewayState::Online).await);
+        link.snapshot(&[]).await;
+        link
+    }
+
+    /// The instructions a gateway was sent, all of them.
+    pub fn told(&self, id: &str) -> Vec<Command> {
+        let topic = format!("gw/{id}/cmd");
+        let published = self.published.lock();
+        let to = published.iter().filter(|message| message.topic == topic);
+        to.flat_map(|message| Commands::from_payload(&message.payload).unwrap().commands)
+            .collect()
+    }
+
+    /// Waits until something holds.
+    pub async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut() -> F) {
+        let wait = async {
+            while !holds().await {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        assert!(
+            timeout(PATIENCE, wait).await.is_ok(),
+            "not so after {PATIENCE:?}: {what}"
+        );
+    }
+}
+
+/// One gateway's connection.
+pub struct Link<'a> {
+    registrar: &'a Registrar,
+    pub id: GatewayId,
+    pub serial: u64,
+}
+
+impl Link<'_> {
+    /// Sends a status, and returns whether it was accepted.
+    pub async fn says(&self, state: GatewayState) -> bool {
+        let status = GatewayStatus {
+            v: VERSION,
+            gateway: self.id.clone(),
+            instance: format!("run-{}", self.serial),
+            state,
+            endpoints: vec![format!("mqtt://{}.example:1883", self.id).parse().unwrap()],
+            capacity: Some(10),
+            connected: 0,
+            version: "1".into(),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let (verdict, decided) = oneshot::channel();
+        self.registrar
+            .events
+            .send(control::Event::Status(self.serial, status, verdict))
+            .await
+            .unwrap();
+        timeout(PATIENCE, decided).await.unwrap().unwrap()
+    }
+
+    /// Reports events, and returns whether they were accepted.
+    pub async fn reports(&self, events: Vec<Event>) -> bool {
+        let events = Events {
+            v: VERSION,
+            instance: format!("run-{}", self.serial),
+            events,
+        };
+        let (verdict, decided) = oneshot::channel();
+        let event = control::Event::Events(self.serial, self.id.clone(), events, verdict);
+        self.registrar.events.send(event).await.unwrap();
+        timeout(PATIENCE, decided).await.unwrap().unwrap()
+    }
+
+    pub async fn connected(&self, id: &str) {
+        assert!(
+            self.reports(vec![Event::Connected {
+                device: device(id),
+                epoch: None
+            }])
+            .await
+        );
+    }
+
+    pub async fn snapshot(&self, connected: &[&str]) {
+        let connected = connected.iter().map(|id| device(id)).collect();
+        let snapshot = Snapshot {
+            sync: new_id(),
+            part: 0,
+            last: true,
+            connected,
+            held: Vec::new(),
+        };
+        assert!(self.reports(vec![Event::Snapshot(snapshot)]).await);
+    }
+}
