@@ -25,6 +25,8 @@ pub struct Registrar {
 pub enum Heard {
     Status(GatewayStatus),
     Event(Event),
+    /// Its connection ended.
+    Gone,
 }
 
 struct Listening {
@@ -116,9 +118,14 @@ impl Registrar {
     pub async fn event<T>(&mut self, mut is: impl FnMut(&Event) -> Option<T>) -> T {
         self.hears(|heard| match heard {
             Heard::Event(event) => is(event),
-            Heard::Status(_) => None,
+            Heard::Status(_) | Heard::Gone => None,
         })
         .await
+    }
+
+    /// Looks at everything until one answers the question.
+    pub async fn drain_until(&mut self, mut is: impl FnMut(&Heard) -> bool) {
+        self.hears(|heard| is(heard).then_some(())).await;
     }
 
     /// Waits for the snapshot that leads a connection.
@@ -141,7 +148,9 @@ impl Hook for Listening {
 
     fn connected(&self, _client: &Client) {}
 
-    fn disconnected(&self, _client: &Client, _departure: Departure) {}
+    fn disconnected(&self, _client: &Client, _departure: Departure) {
+        self.heard.send(Heard::Gone).ok();
+    }
 
     fn authorize(&self, _client: &Client, _action: Action<'_>) -> bool {
         true
