@@ -184,6 +184,8 @@ impl Server {
         });
 
         let ended = tokio::select! {
+            // The link ends by itself once `stop` is cancelled, which is then no failure.
+            biased;
             () = stop.cancelled() => None,
             part = tasks.join_next() => Some(part_name(part)),
             _ = linked.join_next() => Some("link to the registrar".to_owned()),
