@@ -1,6 +1,8 @@
 //! The benchmark: our servers side by side with a floor and with what else people would run, on loopback, in one run.
 //! `scripts/bench` builds and starts it. Compare ratios; the absolute figures are the machine's.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
 mod chart;
 mod client;
 mod contender;
