@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
+
 use protocol::{DeviceId, Endpoint, Epoch, GatewayId, Topic};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    clock,
     core::{Change, Counters, Machine, Phase, Settings},
     driver::{Driver, Outgoing, Request, Waiter},
     store,
@@ -206,7 +207,7 @@ impl Agent {
             return Err(StartError::KeepAlive(config.keep_alive));
         }
         let stored = match &config.state {
-            Some(path) => store::load(path, Timestamp::now()).map_err(|error| StartError::State {
+            Some(path) => store::load(path, clock::now()).map_err(|error| StartError::State {
                 path: path.clone(),
                 error,
             })?,

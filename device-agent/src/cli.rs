@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -167,8 +167,8 @@ impl Cli {
                 exit(block_on(|stop| fleet::run(options, fleet, devices, output, stop)))
             }
             Command::Config { verb } => match verb {
-                ConfigVerb::Check { common } => look(&common, |_| println!("ok")),
-                ConfigVerb::Show { common } => look(&common, |layers| print!("{}", layers.show())),
+                ConfigVerb::Check { common } => look(&common, |_| "ok\n".into()),
+                ConfigVerb::Show { common } => look(&common, Layers::show),
             },
         }
     }
@@ -212,14 +212,17 @@ fn with_device(layers: Layers) -> anyhow::Result<(Options, DeviceId)> {
     Ok((options, device))
 }
 
-fn look(common: &Common, show: impl FnOnce(&Layers)) -> ExitCode {
-    match common.load(&[]) {
-        Ok(layers) => {
-            show(&layers);
-            ExitCode::SUCCESS
-        }
-        Err(error) => failure(&error, USAGE),
-    }
+fn look(common: &Common, show: impl FnOnce(&Layers) -> String) -> ExitCode {
+    let text = match common.load(&[]) {
+        Ok(layers) => show(&layers),
+        Err(error) => return failure(&error, USAGE),
+    };
+    let written = io::stdout().write_all(text.as_bytes());
+    exit(
+        written
+            .context("cannot write to standard output")
+            .map(|()| ExitCode::SUCCESS),
+    )
 }
 
 fn block_on<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<ExitCode>

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use protocol::{
     Topic,
     message::{Answer, Assigned, Message, Migrate, MoveStatus, Query, VERSION},
@@ -29,6 +28,7 @@ use tokio::{
 
 use crate::{
     agent::{Config, Event, PublishError, Qos, Status, SubscribeError},
+    clock,
     core::{Change, Command, Input, LinkId, Loss, Machine},
     store,
 };
@@ -287,8 +287,7 @@ impl Driver {
         let Some(path) = self.config.state.clone() else {
             return;
         };
-        let saved =
-            tokio::task::spawn_blocking(move || store::save(&path, &assigned, Timestamp::now())).await;
+        let saved = tokio::task::spawn_blocking(move || store::save(&path, &assigned, clock::now())).await;
         let error = match saved {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),

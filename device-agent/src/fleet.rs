@@ -2,8 +2,14 @@
 
 mod summary;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
+use anyhow::Context;
 use protocol::DeviceId;
 use tokio::{
     sync::{mpsc, watch},
@@ -77,9 +83,10 @@ pub(crate) async fn run(
         ended?;
     }
     match output {
-        Output::Table => print!("{summary}"),
-        Output::Json => println!("{}", serde_json::to_string(&summary)?),
+        Output::Table => write!(io::stdout(), "{summary}"),
+        Output::Json => writeln!(io::stdout(), "{}", serde_json::to_string(&summary)?),
     }
+    .context("cannot write to standard output")?;
     Ok(match summary.online() {
         online if online == fleet.count as usize => ExitCode::SUCCESS,
         0 => ExitCode::FAILURE,

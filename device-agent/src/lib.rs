@@ -27,6 +27,7 @@
 
 mod agent;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod core;
 mod driver;

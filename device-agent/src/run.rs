@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Agent, Event, Incoming, Qos, config::Options};
+use crate::{Agent, Event, Incoming, Qos, clock, config::Options};
 
 /// Lines read ahead of their acknowledgements.
 const LINES: usize = 16;
@@ -78,7 +78,7 @@ async fn publish(
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for count in 1u64.. {
         beat.tick().await;
-        let at = jiff::Timestamp::now();
+        let at = clock::now();
         let payload = serde_json::json!({ "at": at, "count": count }).to_string();
         if let Err(error) = agent.publish("heartbeat", payload, Qos::AtMostOnce).await {
             tracing::error!(device = %agent.device(), %error, "heartbeat not published");

@@ -1,5 +1,7 @@
 //! The library against brokers that speak MQTT, in real time: what the core's own tests cannot see.
 
+#![allow(clippy::unwrap_used)]
+
 mod fake;
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};

@@ -3,6 +3,9 @@
 use super::*;
 use protocol::message::{MoveState, MoveStatus};
 
+/// Characters of an error in a report: a reason string may be longer than a report.
+const MAX_ERROR: usize = 256;
+
 impl Machine {
     /// Connects to the next endpoint of the round, or of a new one.
     pub(super) fn dial(&mut self, now: Duration, out: &mut Vec<Command>) {
@@ -202,7 +205,7 @@ impl Machine {
                 command,
                 epoch,
                 state,
-                error: error.map(Into::into),
+                error: error.map(|error| error.chars().take(MAX_ERROR).collect()),
             };
             out.push(Command::Report {
                 link: connection.link,

@@ -1,2 +1,3 @@
+mod device;
 mod rules;
 mod world;

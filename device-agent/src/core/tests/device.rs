@@ -1,0 +1,182 @@
+//! A device in virtual time, as the tests of the rules see it.
+
+use protocol::message::{
+    ErrorCode, GatewayRef, Migrate, MoveReason, MoveState, MoveStatus, Outcome, VERSION,
+};
+
+pub(super) use super::super::*;
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+pub(super) fn assigned(gateway: &str, epoch: u64) -> Assigned {
+    Assigned {
+        device: "d".parse().unwrap(),
+        gateway: GatewayRef {
+            id: gateway.parse().unwrap(),
+            endpoints: vec![
+                format!("mqtt://{gateway}:1").parse().unwrap(),
+                format!("mqtt://{gateway}:2").parse().unwrap(),
+            ],
+        },
+        epoch: Epoch::new(epoch),
+        ttl_s: 86_400,
+        ticket: None,
+    }
+}
+
+pub(super) fn notice(epoch: u64, spread_ms: u64) -> Migrate {
+    Migrate {
+        v: VERSION,
+        command: CommandId::new(uuid::Uuid::from_u128(epoch.into())),
+        epoch: Epoch::new(epoch),
+        reason: MoveReason::Operator,
+        spread_ms,
+        not_after: None,
+    }
+}
+
+/// A machine, its time, and what it last asked for.
+pub(super) struct Device {
+    pub(super) machine: Machine,
+    pub(super) now: Duration,
+    pub(super) rid: String,
+    pub(super) link: LinkId,
+    pub(super) endpoint: String,
+    pub(super) log: Vec<Command>,
+}
+
+impl Device {
+    pub(super) fn new(stored: Option<Assigned>) -> Self {
+        let stored = stored.map(|assigned| Stored {
+            assigned,
+            age: Duration::ZERO,
+        });
+        let settings = Arc::new(Settings::default());
+        let machine = Machine::new("d".parse().unwrap(), settings, stored, 1, Duration::ZERO);
+        let mut device = Self {
+            machine,
+            now: Duration::ZERO,
+            rid: String::new(),
+            link: LinkId(0),
+            endpoint: String::new(),
+            log: Vec::new(),
+        };
+        device.handle(Input::Tick);
+        device
+    }
+
+    /// On `gateway` since a minute, by a stored answer.
+    pub(super) fn online(gateway: &str, epoch: u64) -> Self {
+        let mut device = Self::new(Some(assigned(gateway, epoch)));
+        device.up();
+        device.wait(60 * SECOND);
+        device
+    }
+
+    pub(super) fn handle(&mut self, input: Input) -> &[Command] {
+        self.log = self.machine.handle(input, self.now);
+        for command in &self.log {
+            match command {
+                Command::Ask { rid, .. } => self.rid = rid.clone(),
+                Command::Connect { link, endpoint, .. } => {
+                    self.link = *link;
+                    self.endpoint = endpoint.to_string();
+                }
+                _ => {}
+            }
+        }
+        &self.log
+    }
+
+    pub(super) fn wait(&mut self, time: Duration) -> &[Command] {
+        self.now += time;
+        self.handle(Input::Tick)
+    }
+
+    /// Goes to the next deadline, and says how long that was.
+    pub(super) fn next(&mut self) -> Duration {
+        let wait = self.machine.deadline().unwrap().saturating_sub(self.now);
+        self.wait(wait);
+        wait
+    }
+
+    pub(super) fn up(&mut self) -> &[Command] {
+        self.handle(Input::Up { link: self.link })
+    }
+
+    pub(super) fn fail(&mut self) -> &[Command] {
+        let loss = Loss::Failed("refused".into());
+        self.handle(Input::Down {
+            link: self.link,
+            loss,
+        })
+    }
+
+    pub(super) fn reject(&mut self) -> &[Command] {
+        let loss = Loss::Rejected("moved".into());
+        self.handle(Input::Down {
+            link: self.link,
+            loss,
+        })
+    }
+
+    pub(super) fn answer(&mut self, assigned: Assigned) -> &[Command] {
+        let outcome = Outcome::Assigned(assigned);
+        self.handle(Input::Answer(Answer {
+            v: VERSION,
+            rid: Some(self.rid.clone()),
+            outcome,
+        }))
+    }
+
+    pub(super) fn refuse(&mut self, code: ErrorCode, retry_after_ms: u64) -> &[Command] {
+        let outcome = Outcome::Error {
+            code,
+            message: "no".into(),
+            retry_after_ms,
+        };
+        self.handle(Input::Answer(Answer {
+            v: VERSION,
+            rid: Some(self.rid.clone()),
+            outcome,
+        }))
+    }
+
+    pub(super) fn notice(&mut self, epoch: u64) -> &[Command] {
+        self.handle(Input::Notice {
+            link: self.link,
+            notice: notice(epoch, 0),
+        })
+    }
+
+    pub(super) fn asked(&self) -> Option<QueryReason> {
+        self.log.iter().find_map(|command| match command {
+            Command::Ask { reason, .. } => Some(*reason),
+            _ => None,
+        })
+    }
+
+    pub(super) fn reported(&self) -> Option<MoveState> {
+        self.log.iter().find_map(|command| match command {
+            Command::Report {
+                status: MoveStatus { state, .. },
+                ..
+            } => Some(*state),
+            _ => None,
+        })
+    }
+
+    pub(super) fn closed(&self) -> Vec<LinkId> {
+        let closed = |command: &Command| match command {
+            Command::Close { link } => Some(*link),
+            _ => None,
+        };
+        self.log.iter().filter_map(closed).collect()
+    }
+
+    pub(super) fn connects(&self) -> bool {
+        self.log
+            .iter()
+            .any(|command| matches!(command, Command::Connect { .. }))
+    }
+}
