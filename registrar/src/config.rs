@@ -67,6 +67,8 @@ pub struct Mqtt {
 pub struct Http {
     /// Where to listen; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Connections at one time; one more waits until another one ends.
+    pub max_connections: usize,
     /// Requests that wait for a change at one time; one more is refused.
     pub max_waiting: usize,
     /// The largest JSON body, in bytes.
@@ -210,6 +212,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            max_connections: 4_000,
             max_waiting: 1_000,
             max_body: 64 * 1024,
         }
@@ -321,6 +324,7 @@ impl Config {
         let counts = [
             ("mqtt.max_connections", self.mqtt.max_connections),
             ("mqtt.max_subscriptions", self.mqtt.max_subscriptions),
+            ("http.max_connections", self.http.max_connections),
             ("http.max_body", self.http.max_body),
             ("store.queue", self.store.queue),
             ("gateways.queue", self.gateways.queue),

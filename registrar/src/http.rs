@@ -7,15 +7,13 @@ mod devices;
 mod error;
 mod extract;
 mod health;
+mod listener;
 mod migrations;
 #[cfg(test)]
 mod tests;
 mod transfer;
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use axum::{
     Router,
@@ -28,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{import::Importer, service::Service};
 use error::Failure;
+use listener::{Limited, Peer};
 
 /// The most entries of one page.
 const MAX_PAGE: usize = 1_000;
@@ -91,13 +90,18 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Serves until `stop` is cancelled and open requests are answered.
+/// Serves at most so many connections until `stop` is cancelled and open requests are answered.
 ///
 /// # Errors
 /// The listener fails for good.
-pub async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken) -> std::io::Result<()> {
-    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service)
+pub async fn serve(
+    listener: TcpListener,
+    max_connections: usize,
+    app: Arc<App>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let service = router(app).into_make_service_with_connect_info::<Peer>();
+    axum::serve(Limited::new(listener, max_connections), service)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
 }

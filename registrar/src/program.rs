@@ -142,6 +142,9 @@ fn serve(options: &Options, addr_file: Option<&Path>) -> ExitCode {
     };
     let served = async {
         let stop = stop_on_signal()?;
+        if let Some(path) = addr_file {
+            forget_addresses(path)?;
+        }
         let server = tokio::select! {
             server = Server::bind(config) => server?,
             () = stop.cancelled() => return Ok(()),
@@ -198,6 +201,16 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
         }
     });
     Ok(stop)
+}
+
+/// Whoever waits for the file must not find that of an earlier run.
+fn forget_addresses(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot replace --addr-file {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Written beside and renamed, so that a reader sees nothing or all of it.

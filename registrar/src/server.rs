@@ -114,9 +114,9 @@ impl Server {
             max_body: config.http.max_body,
             waiting: Semaphore::new(config.http.max_waiting),
         });
-        let (served, stop) = (Arc::clone(&app), last.clone());
+        let (served, stop, max_connections) = (Arc::clone(&app), last.clone(), config.http.max_connections);
         tasks.spawn(async move {
-            if let Err(error) = http::serve(listener, served, stop).await {
+            if let Err(error) = http::serve(listener, max_connections, served, stop).await {
                 tracing::error!(%error, "HTTP failed");
             }
             "HTTP listener"

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use protocol::{CommandId, DeviceId, Epoch, GatewayId, message::MoveReason};
+use protocol::{CommandId, DeviceId, GatewayId, message::MoveReason};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -276,24 +276,20 @@ impl Service {
 impl Parts {
     /// Applies what is durable, and has the device follow it.
     async fn apply(&self, id: &DeviceId, record: &DeviceRecord, moved: Option<MoveRecord>) {
-        // Before the row, so that no question between the two goes unnoted.
-        self.directory.set_moving(id.as_str(), moved.is_some());
-        let applied = self.directory.apply(id, record);
-        let is_new = record.epoch == Epoch::FIRST;
+        let before = self.directory.row(id.as_str());
+        let is_newer = before.is_none_or(|before| before.epoch() < record.epoch);
+        if is_newer {
+            // Before the row, so that no question between the two goes unnoted.
+            self.directory.set_moving(id.as_str(), moved.is_some());
+            self.directory.apply(id, record);
+        }
         let change = match moved {
             Some(moved) => Change::Moved(moved),
+            None if !is_newer => return,
             None if record.removed => Change::Removed(id.clone()),
-            // Nobody can hold anything against a device that nobody has ever heard of.
-            None if is_new
-                && self
-                    .directory
-                    .row(id.as_str())
-                    .is_none_or(|row| row.seen().is_none()) =>
-            {
-                return;
-            }
-            None if applied => Change::Assigned(id.clone()),
-            None => return,
+            // Nobody holds anything against a device that nobody has ever heard of.
+            None if before.is_none() => return,
+            None => Change::Assigned(id.clone()),
         };
         self.tell(change).await;
     }

@@ -1,6 +1,6 @@
 //! What requests carry, checked, with errors that name the field.
 
-use std::{net::SocketAddr, str::FromStr};
+use std::str::FromStr;
 
 use axum::{
     body::Bytes,
@@ -9,7 +9,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::error::Failure;
+use super::{error::Failure, listener::Peer};
 
 /// The header an operator's tool names its user in.
 const ACTOR: &str = "x-homeport-actor";
@@ -82,10 +82,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Actor {
                 || Failure::bad_request(format!("{ACTOR}: 1 to {MAX_ACTOR} printable ASCII characters"));
             return named.map(|named| Self(named.to_owned())).ok_or_else(wrong);
         }
-        let peer = ConnectInfo::<SocketAddr>::from_request_parts(parts, state).await;
+        let peer = ConnectInfo::<Peer>::from_request_parts(parts, state).await;
         Ok(Self(peer.map_or_else(
             |_| "unknown".to_owned(),
-            |ConnectInfo(peer)| peer.ip().to_string(),
+            |ConnectInfo(Peer(peer))| peer.ip().to_string(),
         )))
     }
 }

@@ -221,10 +221,10 @@ impl Service {
             return Vec::new();
         };
         let after = after.map_or("", DeviceId::as_str);
-        let mut first = BinaryHeap::with_capacity(limit + 1);
+        let mut first = BinaryHeap::<Box<str>>::with_capacity(limit + 1);
         self.parts.directory.for_each(|id, row| {
             if row.is_assigned() && row.gateway() == Some(number) && id > after {
-                if first.len() < limit || first.peek().is_some_and(|last: &Box<str>| id < &**last) {
+                if first.len() < limit || first.peek().is_some_and(|last| *id < **last) {
                     first.push(Box::<str>::from(id));
                 }
                 if first.len() > limit {
