@@ -95,8 +95,11 @@ impl Control {
                 state.notices.write().rollback(plan);
                 state.metrics.store_errors.inc();
                 state.metrics.commands_dropped.inc_by(count);
-                state.set_store_healthy(false);
-                tracing::error!(%error, dropped = count, "the store failed; the registrar's commands are not acknowledged and will be asked for again");
+                if state.set_store_healthy(false) {
+                    tracing::error!(%error, dropped = count, "the store failed; the registrar's commands are not acknowledged and will be asked for again");
+                } else {
+                    tracing::debug!(%error, dropped = count, "the store still fails");
+                }
             }
         }
     }

@@ -21,6 +21,9 @@ pub const FILE: &str = "gateway.redb";
 /// The format this build reads and writes.
 pub const FORMAT: u32 = 1;
 
+/// The room a disk that was full must have again, in bytes: more than a plan of a thousand commands takes.
+const RESERVE: usize = 4 * 1024 * 1024;
+
 const META: TableDefinition<&str, &str> = TableDefinition::new("meta");
 const ENTRIES: TableDefinition<&str, &[u8]> = TableDefinition::new("entries");
 
@@ -152,13 +155,19 @@ impl Store {
         self.transact(|transaction| put(transaction, changes))
     }
 
-    /// Whether the store can be written, found out by writing.
+    /// Whether the store can be written again, found out by writing as much as a large batch takes.
     ///
     /// # Errors
     /// As [`Self::write`].
     pub fn probe(&mut self) -> Result<(), StoreError> {
         self.transact(|transaction| {
-            transaction.open_table(META)?.insert("probe", "")?;
+            transaction
+                .open_table(META)?
+                .insert("probe", "x".repeat(RESERVE).as_str())?;
+            Ok(())
+        })?;
+        self.transact(|transaction| {
+            transaction.open_table(META)?.remove("probe")?;
             Ok(())
         })
     }
