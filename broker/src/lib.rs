@@ -4,6 +4,12 @@
 //! topics (`reg/…`, `ctrl/…`, `gw/…`) are answered by the embedding server's [`Hook`] on the connection's own task and
 //! never enter the router; application topics do, through a link that exists only for a connection that needs one.
 //!
+//! Sessions (subscriptions, unfinished deliveries, and up to [`Config::max_queued_messages`] messages of QoS 1 and 2
+//! for a client that is away) and retained application messages live in memory, in the listener: they end with the
+//! process. A client gets one copy of a message for each of its subscriptions that match, as MQTT allows.
+//!
+//! Not offered, and an MQTT 5 client is told so: shared subscriptions, topic aliases, extended authentication.
+//!
 //! Invariant: no other crate names rumqttd, and nothing here knows what a registrar or a gateway is.
 
 mod broker;

@@ -211,3 +211,133 @@ impl Store {
         Some(stored)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{mailbox::Limits, message::Publication};
+
+    struct Bench {
+        sessions: Sessions,
+        index: Arc<Index>,
+        now: Instant,
+        next: u64,
+    }
+
+    impl Bench {
+        fn new(limit: usize) -> Self {
+            let sessions = Sessions::new(limit, Arc::default());
+            Self {
+                sessions,
+                index: Arc::default(),
+                now: Instant::now(),
+                next: 1,
+            }
+        }
+
+        fn after(&self, seconds: u64) -> Instant {
+            self.now + Duration::from_secs(seconds)
+        }
+
+        /// Stores a session that is subscribed to `ctrl/<id>`; returns the topics of wills that are due.
+        fn put(&mut self, id: &str, expiry: u32, will: Option<u64>) -> Vec<String> {
+            let limits = Limits {
+                messages: 9,
+                bytes: 9999,
+            };
+            let mut session = Session::new(Mailbox::new(self.next, limits), Arc::clone(&self.index));
+            self.next += 1;
+            let filter = Arc::from(format!("ctrl/{id}"));
+            session.subscribe(&filter, Options::default());
+            session.listen(&filter, Options::default());
+            let will = will.map(|seconds| pending(id, self.after(seconds)));
+            topics(self.sessions.put(id, session, expiry, will, self.now))
+        }
+
+        fn subscribers(&self, id: &str) -> usize {
+            let mut count = 0;
+            self.index.matching(&format!("ctrl/{id}"), |_| count += 1);
+            count
+        }
+    }
+
+    fn pending(id: &str, due: Instant) -> PendingWill {
+        let client = Client {
+            id: id.to_owned(),
+            peer: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
+            v5: true,
+            username: None,
+            password: None,
+            user_properties: Vec::new(),
+            serial: 1,
+        };
+        let publication = Publication {
+            topic: format!("will/{id}").into(),
+            ..Publication::default()
+        };
+        PendingWill {
+            client,
+            will: Will {
+                publication,
+                delay: Duration::ZERO,
+            },
+            due,
+        }
+    }
+
+    fn topics(wills: Vec<PendingWill>) -> Vec<String> {
+        wills
+            .into_iter()
+            .map(|pending| pending.will.publication.topic.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn a_session_is_handed_out_once_and_leaves_nothing_when_it_ends() {
+        let mut bench = Bench::new(9);
+        bench.put("a", 10, None);
+        let stored = bench.sessions.take("a");
+        assert!(stored.is_some() && bench.sessions.take("a").is_none());
+        assert_eq!(bench.subscribers("a"), 1);
+        drop(stored);
+        assert_eq!(bench.subscribers("a"), 0);
+    }
+
+    #[test]
+    fn sessions_end_in_time_and_take_their_wills_along() {
+        let mut bench = Bench::new(9);
+        bench.put("short", 10, Some(60));
+        bench.put("forever", FOREVER, None);
+        assert!(bench.sessions.expire(bench.after(9)).is_empty());
+        assert_eq!(topics(bench.sessions.expire(bench.after(10))), ["will/short"]);
+        assert_eq!((bench.subscribers("short"), bench.subscribers("forever")), (0, 1));
+        assert!(bench.sessions.expire(bench.after(u32::MAX.into())).is_empty());
+        assert!(bench.sessions.take("forever").is_some());
+    }
+
+    #[test]
+    fn a_will_is_due_once_and_never_for_a_client_that_is_back() {
+        let mut bench = Bench::new(9);
+        bench.put("away", 60, Some(5));
+        bench.put("back", 60, Some(5));
+        assert!(bench.sessions.expire(bench.after(4)).is_empty());
+        assert!(
+            bench
+                .sessions
+                .take("back")
+                .is_some_and(|stored| stored.will.is_some())
+        );
+        assert_eq!(topics(bench.sessions.expire(bench.after(5))), ["will/away"]);
+        assert!(bench.sessions.expire(bench.after(6)).is_empty());
+    }
+
+    #[test]
+    fn the_oldest_goes_with_its_will() {
+        let mut bench = Bench::new(2);
+        assert!(bench.put("a", 60, Some(50)).is_empty());
+        assert!(bench.put("b", 60, None).is_empty());
+        assert_eq!(bench.put("c", 60, None), ["will/a"]);
+        assert!(bench.sessions.take("a").is_none());
+        assert!(bench.sessions.take("b").is_some() && bench.sessions.take("c").is_some());
+    }
+}

@@ -251,7 +251,7 @@ async fn a_delayed_will_waits_for_the_client_to_come_back() {
     tap.subscribe("gw/+/status", QoS::AtMostOnce).await;
     let (client, _) = Client::v5(
         bench.address,
-        v5_connect("back", 60, Some(will("gw/back/status", Some(1)))),
+        v5_connect("back", 60, Some(will("gw/back/status", Some(60)))),
     )
     .await;
     drop(client);
