@@ -311,3 +311,42 @@ async fn what_cannot_be_sent_is_refused_where_it_enters() {
         Err(PublishError::Stopped)
     );
 }
+
+#[tokio::test]
+async fn a_move_that_cannot_be_done_is_reported_and_the_old_gateway_stays() {
+    let (registrar, mut a, b) = (Fake::start().await, Fake::start().await, Fake::start().await);
+    registrar.answer(assigned("a", &a, 1));
+    let (agent, mut events) = Agent::start(config(&registrar)).unwrap();
+    connected(&mut events, "a").await;
+    a.until(|seen| matches!(seen, Seen::Subscribe(_))).await;
+    *b.script.refuse.lock().unwrap() = Some(ConnectReturnCode::ServerUnavailable);
+    registrar.answer(assigned("b", &b, 2));
+    a.publish("ctrl/d/migrate", notice(2));
+    let failed = |seen: &Seen| match seen {
+        Seen::Publish { payload, .. } => payload.contains("\"state\":\"failed\""),
+        _ => false,
+    };
+    let seen = a.until(failed).await;
+    assert!(!seen.contains(&Seen::Disconnect));
+    agent
+        .publish("n", "on the old one", Qos::AtLeastOnce)
+        .await
+        .unwrap();
+    *b.script.refuse.lock().unwrap() = None;
+    connected(&mut events, "b").await;
+    a.until(|seen| *seen == Seen::Disconnect).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_takes_tls_is_skipped() {
+    let (registrar, a) = (Fake::start().await, Fake::start().await);
+    let mut answer = assigned("a", &a, 1);
+    answer
+        .gateway
+        .endpoints
+        .insert(0, "mqtts://127.0.0.1:8883".parse().unwrap());
+    registrar.answer(answer);
+    let (agent, mut events) = Agent::start(config(&registrar)).unwrap();
+    connected(&mut events, "a").await;
+    assert_eq!(agent.status().borrow().counters.connects_failed, 1);
+}
