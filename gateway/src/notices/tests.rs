@@ -294,6 +294,19 @@ fn moved_back_it_is_admitted_and_no_older_notice_is_obeyed() {
 }
 
 #[test]
+fn an_admitted_device_that_is_there_already_is_confirmed() {
+    let mut gateway = Gateway::new();
+    gateway.run(0, &[notify(1, "d", 2)]);
+    gateway.joins(1, "d");
+    let confirm = Effect::Confirm(device("d"));
+    assert_eq!(
+        gateway.run(2, &[admit(2, "d", 3)]),
+        [Effect::Unpublish(device("d")), confirm.clone()]
+    );
+    assert_eq!(gateway.run(3, &[admit(2, "d", 3)]), [confirm]);
+}
+
+#[test]
 fn resync_is_passed_on() {
     let command = Command {
         command: id(1),
