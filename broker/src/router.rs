@@ -107,6 +107,21 @@ impl Running {
             .await
             .map_err(|_| RouterError::Busy)
     }
+
+    /// Waits until the router has dealt with all it was told before; false when it is gone. It answers a new link in
+    /// its turn, and nothing else that would leave no trace.
+    async fn caught_up(&self, router: &Router) -> bool {
+        while self.room().await.is_err() {}
+        let name = router.take_name();
+        let build = Arc::clone(&self.build);
+        match tokio::task::spawn_blocking(move || build(&format!("link-{name}"))).await {
+            Ok(Ok((mut tx, _rx))) => {
+                link::disconnect(router, self, &mut tx, name).await;
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Router {

@@ -288,3 +288,32 @@ async fn refused_application_topics_are_not_published() {
     assert_eq!(five.next().await, Said::PubAck(1, 0x87));
     tap.ping().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaving_in_the_middle_of_a_flood_does_not_harm_the_router() {
+    let bench = Bench::with(Config {
+        max_queued_messages: 10,
+        ..Config::default()
+    })
+    .await;
+    let (mut witness, mut from) = (bench.v5("witness").await, bench.v3("from").await);
+    witness.subscribe("data/witness", QoS::AtMostOnce).await;
+    for _ in 0..40 {
+        let mut leavers = Vec::new();
+        for number in 0..4 {
+            let mut leaver = bench.v3(&format!("leaver-{number}")).await;
+            leaver.subscribe("data/flood", QoS::AtMostOnce).await;
+            leavers.push(leaver);
+        }
+        for number in 0..1000 {
+            from.publish("data/flood", "x", QoS::AtMostOnce, false).await;
+            if number % 250 == 249 {
+                leavers.pop();
+            }
+        }
+    }
+    from.publish("data/witness", "end", QoS::AtMostOnce, false).await;
+    assert_eq!(witness.next_text().await, "data/witness end");
+    bench.wait_for_metric("broker_links ", 2.0).await;
+    assert_eq!(bench.metric("broker_refused_total{cause=\"router\"}"), 0.0);
+}

@@ -1,4 +1,10 @@
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 use rumqttd::{
@@ -9,7 +15,7 @@ use rumqttd::{
         SubscribeProperties, Unsubscribe,
     },
 };
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use super::{Ends, Router, RouterError, Running, Subscribed, envelope};
 use crate::{
@@ -29,7 +35,9 @@ pub(crate) struct Link {
     tx: Option<LinkTx>,
     filters: Filters,
     next_filter: usize,
-    pump: AbortHandle,
+    pump: Option<JoinHandle<()>>,
+    /// The pump has told the router that it is ready for more, at least once.
+    readied: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -42,15 +50,17 @@ impl Link {
     ) -> Self {
         let (tx, rx) = ends;
         let filters = Filters::default();
+        let readied = Arc::<AtomicBool>::default();
         let pump = Pump {
             rx,
             running: running.clone(),
             filters: Arc::clone(&filters),
+            readied: Arc::clone(&readied),
             mailbox,
             epoch: router.epoch,
             metrics: Arc::clone(&router.metrics),
         };
-        let pump = tokio::spawn(pump.run()).abort_handle();
+        let pump = Some(tokio::spawn(pump.run()));
         Self {
             router,
             running,
@@ -59,12 +69,13 @@ impl Link {
             filters,
             next_filter: 1,
             pump,
+            readied,
         }
     }
 
     /// Whether the router let go of it.
     pub(crate) fn is_lost(&self) -> bool {
-        self.pump.is_finished()
+        self.pump.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Hands a message to the router.
@@ -134,19 +145,20 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.pump.abort();
         self.router.metrics.links.dec();
+        let Some(pump) = self.pump.take() else { return };
+        pump.abort();
         let Some(mut tx) = self.tx.take() else { return };
         let (router, running, name) = (Arc::clone(&self.router), self.running.clone(), self.name);
+        let readied = Arc::clone(&self.readied);
         let goodbye = async move {
-            // An overloaded router is waited for, as a link it does not hear of leaving would stay in it for ever.
-            while running.room().await.is_err() {}
-            let disconnect = Disconnect {
-                reason_code: DisconnectReasonCode::NormalDisconnection,
-            };
-            if tx.send(Packet::Disconnect(disconnect, None)).await.is_ok() {
-                router.give_name(name);
+            // Hearing from a link that is ready but gone is the death of the router, so none must be on its way.
+            // Aborted, the pump fails to end well, which is the point.
+            let _ = pump.await;
+            if readied.load(Ordering::SeqCst) && !running.caught_up(&router).await {
+                return;
             }
+            disconnect(&router, &running, &mut tx, name).await;
         };
         // Without a runtime the process is on its way out.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -155,11 +167,24 @@ impl Drop for Link {
     }
 }
 
+/// Disconnects a link that has nothing on its way, and gives its name back.
+pub(super) async fn disconnect(router: &Router, running: &Running, tx: &mut LinkTx, name: u64) {
+    // An overloaded router is waited for, as a link it does not hear of leaving would stay in it for ever.
+    while running.room().await.is_err() {}
+    let disconnect = Disconnect {
+        reason_code: DisconnectReasonCode::NormalDisconnection,
+    };
+    if tx.send(Packet::Disconnect(disconnect, None)).await.is_ok() {
+        router.give_name(name);
+    }
+}
+
 /// Carries what the router has for a link into its session's mailbox.
 struct Pump {
     rx: LinkRx,
     running: Running,
     filters: Filters,
+    readied: Arc<AtomicBool>,
     mailbox: Arc<Mailbox>,
     epoch: tokio::time::Instant,
     metrics: Arc<Metrics>,
@@ -173,6 +198,7 @@ impl Pump {
                 Ok(Some(Notification::Unschedule)) => {
                     // Having filled the link's buffer, the router waits to hear that it is empty again.
                     while self.running.room().await.is_err() {}
+                    self.readied.store(true, Ordering::SeqCst);
                     if self.rx.ready().is_err() {
                         break;
                     }
