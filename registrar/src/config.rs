@@ -299,9 +299,14 @@ pub enum CheckError {
         /// The address.
         address: SocketAddr,
     },
-    /// A figure that must not be zero is.
-    #[error("{0}: must be more than zero")]
-    Zero(&'static str),
+    /// A figure no registrar can run on.
+    #[error("{key}: must be {allowed}")]
+    Figure {
+        /// The key.
+        key: &'static str,
+        /// What it may be.
+        allowed: &'static str,
+    },
     /// Gateways could not send what they may.
     #[error("mqtt.max_packet_size: must be at least {0}, so that gateways' messages fit")]
     PacketSize(usize),
@@ -325,23 +330,43 @@ impl Config {
             ("mqtt.max_connections", self.mqtt.max_connections),
             ("mqtt.max_subscriptions", self.mqtt.max_subscriptions),
             ("http.max_connections", self.http.max_connections),
+            ("http.max_waiting", self.http.max_waiting),
             ("http.max_body", self.http.max_body),
             ("store.queue", self.store.queue),
             ("gateways.queue", self.gateways.queue),
             ("gateways.max_gateways", self.gateways.max_gateways),
             ("moves.max_open", self.moves.max_open),
         ];
+        let allowed = "more than zero and less than 2^32";
+        let wrong = counts
+            .iter()
+            .find(|(_, count)| *count == 0 || u32::try_from(*count).is_err());
+        if let Some((key, _)) = wrong {
+            return Err(CheckError::Figure { key, allowed });
+        }
         let times = [
-            ("gateways.status_interval", self.gateways.status_interval),
-            ("moves.resend_after", self.moves.resend_after),
-            ("store.retry", self.store.retry),
+            ("shutdown_timeout", self.shutdown_timeout),
             ("mqtt.connect_timeout", self.mqtt.connect_timeout),
             ("mqtt.idle_timeout", self.mqtt.idle_timeout),
+            ("store.retry", self.store.retry),
+            ("moves.move_grace", self.moves.move_grace),
+            ("moves.stuck_after", self.moves.stuck_after),
+            ("moves.resend_after", self.moves.resend_after),
+            ("gateways.status_interval", self.gateways.status_interval),
+            ("answers.ttl", self.answers.ttl),
+            ("retry_after.bad_request", self.retry_after.bad_request),
+            ("retry_after.unknown_device", self.retry_after.unknown_device),
+            ("retry_after.no_gateway", self.retry_after.no_gateway),
         ];
-        let zero = counts.iter().find(|(_, count)| *count == 0).map(|(key, _)| *key);
-        let zero = zero.or_else(|| times.iter().find(|(_, time)| time.is_zero()).map(|(key, _)| *key));
-        if let Some(key) = zero {
-            return Err(CheckError::Zero(key));
+        let (shortest, longest) = (Duration::from_millis(1), Duration::from_secs(366 * 24 * 3600));
+        if let Some((key, _)) = times
+            .iter()
+            .find(|(_, time)| !(shortest..=longest).contains(time))
+        {
+            return Err(CheckError::Figure {
+                key,
+                allowed: "at least 1 ms and at most 366 days",
+            });
         }
         // Topic, properties and lengths beside the payload.
         let least = protocol::message::MAX_GATEWAY_PAYLOAD + 1024;

@@ -136,20 +136,30 @@ fn a_listener_open_to_others_takes_a_word() {
 
 #[test]
 fn figures_that_cannot_work_are_refused() {
-    let zero = Config {
-        mqtt: Mqtt {
-            max_connections: 0,
-            ..Mqtt::default()
-        },
-        ..Config::default()
-    };
-    assert_eq!(zero.check(), Err(CheckError::Zero("mqtt.max_connections")));
-    let small = Config {
-        mqtt: Mqtt {
-            max_packet_size: 1000,
-            ..Mqtt::default()
-        },
-        ..Config::default()
-    };
-    assert!(matches!(small.check(), Err(CheckError::PacketSize(_))));
+    let refused = |text: &str| load(text).unwrap().config().check().unwrap_err().to_string();
+    let cases = [
+        (
+            "[mqtt]\nmax_connections = 0",
+            "mqtt.max_connections: must be more than zero",
+        ),
+        (
+            "[gateways]\nqueue = 9000000000000000000",
+            "gateways.queue: must be",
+        ),
+        (
+            "[gateways]\nstatus_interval = \"1ns\"",
+            "gateways.status_interval: must be at least 1 ms",
+        ),
+        (
+            "shutdown_timeout = \"900years\"",
+            "shutdown_timeout: must be at least 1 ms and at most 366 days",
+        ),
+        (
+            "[mqtt]\nmax_packet_size = 1000",
+            "mqtt.max_packet_size: must be at least",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert!(refused(text).starts_with(expected), "{}", refused(text));
+    }
 }

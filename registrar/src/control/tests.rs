@@ -9,7 +9,12 @@ use crate::{
 };
 
 fn start(id: &str, to: &str) -> StartMigration {
-    StartMigration { device: device(id), gateway: gateway(to), reason: None, grace_ms: None }
+    StartMigration {
+        device: device(id),
+        gateway: gateway(to),
+        reason: None,
+        grace_ms: None,
+    }
 }
 
 fn assign(to: &str) -> crate::api::Assign {
@@ -24,12 +29,24 @@ fn assign(to: &str) -> crate::api::Assign {
 
 async fn moved(registrar: &Registrar) -> CommandId {
     let service = &registrar.service;
-    service.assign(device("d1"), assign("gw-a"), "t".into()).await.unwrap();
-    service.start_migration(start("d1", "gw-b"), "t".into()).await.unwrap().migration
+    service
+        .assign(device("d1"), assign("gw-a"), "t".into())
+        .await
+        .unwrap();
+    service
+        .start_migration(start("d1", "gw-b"), "t".into())
+        .await
+        .unwrap()
+        .migration
 }
 
 async fn stored(registrar: &Registrar, id: CommandId) -> MoveRecord {
-    registrar.store.migration(id).await.unwrap().expect("it was stored")
+    registrar
+        .store
+        .migration(id)
+        .await
+        .unwrap()
+        .expect("it was stored")
 }
 
 #[tokio::test]
@@ -37,23 +54,41 @@ async fn a_step_is_durable_before_a_gateway_is_acknowledged() {
     let registrar = Registrar::start(Config::default()).await;
     let (a, b) = (registrar.gateway("gw-a").await, registrar.gateway("gw-b").await);
     let id = moved(&registrar).await;
-    let noticed = Said::Noticed { device: device("d1"), epoch: Epoch::new(2), command: id };
+    let noticed = Said::Noticed {
+        device: device("d1"),
+        epoch: Epoch::new(2),
+        command: id,
+    };
     assert!(a.reports(vec![noticed]).await);
     assert_eq!(stored(&registrar, id).await.state, MigrationState::Notified);
     b.connected("d1").await;
     assert_eq!(stored(&registrar, id).await.state, MigrationState::Seen);
-    let cleared = Said::Cleared { device: device("d1"), epoch: Epoch::new(2), command: id };
+    let cleared = Said::Cleared {
+        device: device("d1"),
+        epoch: Epoch::new(2),
+        command: id,
+    };
     assert!(a.reports(vec![cleared]).await);
     assert_eq!(stored(&registrar, id).await.state, MigrationState::Done);
-    let ops: Vec<_> = registrar.told("gw-a").into_iter().map(|command| command.instruction).collect();
-    assert!(matches!(ops[..], [Instruction::Notify { .. }, Instruction::Clear { .. }]), "{ops:?}");
+    let ops: Vec<_> = registrar
+        .told("gw-a")
+        .into_iter()
+        .map(|command| command.instruction)
+        .collect();
+    assert!(
+        matches!(ops[..], [Instruction::Notify { .. }, Instruction::Clear { .. }]),
+        "{ops:?}"
+    );
     assert_eq!(registrar.service.view().open_moves(), 0);
 }
 
 #[tokio::test]
 async fn while_the_store_fails_gateways_wait_and_nothing_is_lost() {
     let config = Config {
-        store: crate::config::Store { retry: Duration::from_millis(1), ..crate::config::Store::default() },
+        store: crate::config::Store {
+            retry: Duration::from_millis(1),
+            ..crate::config::Store::default()
+        },
         ..Config::default()
     };
     let registrar = Registrar::start(config).await;
@@ -62,7 +97,9 @@ async fn while_the_store_fails_gateways_wait_and_nothing_is_lost() {
     registrar.store.fail(Some("disk full"));
     let view = registrar.service.view();
     let (connected, ()) = tokio::join!(b.connected("d1"), async {
-        registrar.until("the store is known to fail", || async { !view.is_storing() }).await;
+        registrar
+            .until("the store is known to fail", || async { !view.is_storing() })
+            .await;
         assert_eq!(stored(&registrar, id).await.state, MigrationState::Planned);
         registrar.store.fail(None);
     });
@@ -105,15 +142,27 @@ async fn an_overtaken_move_is_closed_and_its_places_are_told() {
         registrar.gateway(id).await;
     }
     let first = moved(&registrar).await;
-    let second = registrar.service.start_migration(start("d1", "gw-c"), "t".into()).await.unwrap();
+    let second = registrar
+        .service
+        .start_migration(start("d1", "gw-c"), "t".into())
+        .await
+        .unwrap();
     registrar
         .until("the first is superseded", || async {
             stored(&registrar, first).await.state == MigrationState::Superseded
         })
         .await;
-    let from: Vec<_> = stored(&registrar, second.migration).await.from.into_iter().map(|s| s.gateway).collect();
+    let from: Vec<_> = stored(&registrar, second.migration)
+        .await
+        .from
+        .into_iter()
+        .map(|s| s.gateway)
+        .collect();
     assert_eq!(from.len(), 2, "{from:?}");
-    let open = MoveFilter { open: true, ..MoveFilter::default() };
+    let open = MoveFilter {
+        open: true,
+        ..MoveFilter::default()
+    };
     assert_eq!(registrar.store.moves(open, 9).await.unwrap().len(), 1);
 }
 
@@ -129,7 +178,10 @@ fn stuck_record() -> MoveRecord {
         grace_ms: 0,
         spread_ms: 0,
         state: MigrationState::Planned,
-        steps: vec![crate::api::Step { state: MigrationState::Planned, at: Timestamp::UNIX_EPOCH }],
+        steps: vec![crate::api::Step {
+            state: MigrationState::Planned,
+            at: Timestamp::UNIX_EPOCH,
+        }],
         detail: None,
         revision: 1,
     }

@@ -49,7 +49,13 @@ impl Listener for Limited {
         // Only a closed semaphore gives none, and nobody closes this one.
         let permit = Arc::clone(&self.free).acquire_owned().await.ok();
         let (stream, peer) = Listener::accept(&mut self.listener).await;
-        (Counted { stream, _permit: permit }, peer)
+        (
+            Counted {
+                stream,
+                _permit: permit,
+            },
+            peer,
+        )
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -64,7 +70,11 @@ impl Connected<IncomingStream<'_, Limited>> for Peer {
 }
 
 impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -106,7 +116,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut limited = Limited::new(listener, 1);
-        let _clients = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+        let _clients = [
+            TcpStream::connect(address).await.unwrap(),
+            TcpStream::connect(address).await.unwrap(),
+        ];
         let (first, _) = limited.accept().await;
         assert!(limited.accept().now_or_never().is_none());
         drop(first);

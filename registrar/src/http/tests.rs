@@ -13,18 +13,33 @@ use crate::{
     testkit::{Registrar, device},
 };
 
-async fn call(registrar: &Registrar, method: &str, path: &str, body: impl Into<Body>) -> (StatusCode, Vec<u8>) {
-    let request = Request::builder().method(method).uri(path).header("x-homeport-actor", "ann");
+async fn call(
+    registrar: &Registrar,
+    method: &str,
+    path: &str,
+    body: impl Into<Body>,
+) -> (StatusCode, Vec<u8>) {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("x-homeport-actor", "ann");
     let request = request.body(body.into()).unwrap();
     let response = router(Arc::clone(&registrar.app)).oneshot(request).await.unwrap();
     let status = response.status();
-    (status, to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec())
+    (
+        status,
+        to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec(),
+    )
 }
 
 async fn json(registrar: &Registrar, method: &str, path: &str, body: impl Into<Body>) -> (u16, Value) {
     let (status, body) = call(registrar, method, path, body).await;
     let text = String::from_utf8_lossy(&body).into_owned();
-    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect(&text) };
+    let body = if body.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_slice(&body).expect(&text)
+    };
     (status.as_u16(), body)
 }
 
@@ -33,7 +48,13 @@ async fn get(registrar: &Registrar, path: &str) -> (u16, Value) {
 }
 
 async fn assign(registrar: &Registrar, id: &str, gateway: &str) -> (u16, Value) {
-    json(registrar, "PUT", &format!("/v1/devices/{id}"), json!({"gateway": gateway}).to_string()).await
+    json(
+        registrar,
+        "PUT",
+        &format!("/v1/devices/{id}"),
+        json!({"gateway": gateway}).to_string(),
+    )
+    .await
 }
 
 async fn two_gateways(config: Config) -> Registrar {
@@ -47,20 +68,34 @@ async fn two_gateways(config: Config) -> Registrar {
 async fn a_device_is_assigned_shown_listed_moved_and_removed() {
     let registrar = two_gateways(Config::default()).await;
     let (status, shown) = assign(&registrar, "d1", "gw-a").await;
-    assert_eq!((status, &shown["epoch"], &shown["gateway"]), (200, &json!(1), &json!("gw-a")));
+    assert_eq!(
+        (status, &shown["epoch"], &shown["gateway"]),
+        (200, &json!(1), &json!("gw-a"))
+    );
     // The same again changes nothing; another gateway is a move.
     assert_eq!(assign(&registrar, "d1", "gw-a").await, (200, shown));
     let (_, moved) = assign(&registrar, "d1", "gw-b").await;
     assert_eq!(moved["epoch"], 2);
     let (_, listed) = get(&registrar, "/v1/devices?gateway=gw-b").await;
     assert_eq!(listed["devices"].as_array().unwrap().len(), 1);
-    assert_eq!(json(&registrar, "DELETE", "/v1/devices/d1", "").await, (204, Value::Null));
-    assert_eq!(get(&registrar, "/v1/devices/d1").await.1["code"], "unknown_device");
+    assert_eq!(
+        json(&registrar, "DELETE", "/v1/devices/d1", "").await,
+        (204, Value::Null)
+    );
+    assert_eq!(
+        get(&registrar, "/v1/devices/d1").await.1["code"],
+        "unknown_device"
+    );
     assert_eq!(json(&registrar, "DELETE", "/v1/devices/d1", "").await.0, 404);
     // An id that comes back does not use an epoch again.
     assert_eq!(assign(&registrar, "d1", "gw-b").await.1["epoch"], 4);
     let (_, audit) = get(&registrar, "/v1/audit").await;
-    let actions: Vec<_> = audit["entries"].as_array().unwrap().iter().map(|entry| &entry["action"]).collect();
+    let actions: Vec<_> = audit["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| &entry["action"])
+        .collect();
     assert_eq!(actions, ["assign", "move", "remove", "assign"]);
     assert_eq!(audit["entries"][1]["actor"], "ann");
     assert_eq!(audit["entries"][1]["before"], json!(["gw-a", 1]));
@@ -72,7 +107,10 @@ async fn labels_and_note_stay_unless_they_are_given() {
     let put = |body: Value| json(&registrar, "PUT", "/v1/devices/d1", body.to_string());
     put(json!({"gateway": "gw-a", "labels": "x=1", "note": "roof"})).await;
     let (_, shown) = put(json!({"gateway": "gw-a", "note": ""})).await;
-    assert_eq!((&shown["labels"], &shown["note"], &shown["epoch"]), (&json!("x=1"), &Value::Null, &json!(1)));
+    assert_eq!(
+        (&shown["labels"], &shown["note"], &shown["epoch"]),
+        (&json!("x=1"), &Value::Null, &json!(1))
+    );
     let (_, moved) = put(json!({"gateway": "gw-b", "expect_epoch": 1})).await;
     assert_eq!((&moved["labels"], &moved["epoch"]), (&json!("x=1"), &json!(2)));
     let (status, conflict) = put(json!({"gateway": "gw-a", "expect_epoch": 1})).await;
@@ -85,17 +123,30 @@ async fn labels_and_note_stay_unless_they_are_given() {
 async fn pages_follow_one_another_in_the_order_of_ids() {
     let registrar = two_gateways(Config::default()).await;
     for n in 0..7 {
-        assign(&registrar, &format!("d{n}"), if n % 2 == 0 { "gw-a" } else { "gw-b" }).await;
+        assign(
+            &registrar,
+            &format!("d{n}"),
+            if n % 2 == 0 { "gw-a" } else { "gw-b" },
+        )
+        .await;
     }
     json(&registrar, "DELETE", "/v1/devices/d3", "").await;
-    for (filter, expected) in [("", "d0 d1 d2 d4 d5 d6"), ("&gateway=gw-a", "d0 d2 d4 d6"), ("&gateway=gw-c", "")] {
+    for (filter, expected) in [
+        ("", "d0 d1 d2 d4 d5 d6"),
+        ("&gateway=gw-a", "d0 d2 d4 d6"),
+        ("&gateway=gw-c", ""),
+    ] {
         let (mut found, mut after) = (Vec::new(), String::new());
         loop {
             let (status, page) = get(&registrar, &format!("/v1/devices?limit=2{filter}{after}")).await;
             assert_eq!(status, 200);
             let devices = page["devices"].as_array().unwrap();
             assert!(devices.len() <= 2);
-            found.extend(devices.iter().map(|device| device["device"].as_str().unwrap().to_owned()));
+            found.extend(
+                devices
+                    .iter()
+                    .map(|device| device["device"].as_str().unwrap().to_owned()),
+            );
             let Some(next) = page["next"].as_str() else { break };
             after = format!("&after={next}");
         }
@@ -110,7 +161,10 @@ async fn a_migration_is_followed_to_its_end() {
     assign(&registrar, "d1", "gw-a").await;
     let body = json!({"device": "d1", "gateway": "gw-b", "reason": "drain", "grace_ms": 9});
     let (status, started) = json(&registrar, "POST", "/v1/migrations", body.to_string()).await;
-    assert_eq!((status, &started["state"], &started["reason"]), (201, &json!("planned"), &json!("drain")));
+    assert_eq!(
+        (status, &started["state"], &started["reason"]),
+        (201, &json!("planned"), &json!("drain"))
+    );
     let path = format!("/v1/migrations/{}", started["migration"].as_str().unwrap());
     // Asked for again, it is the same move.
     let (_, again) = json(&registrar, "POST", "/v1/migrations", body.to_string()).await;
@@ -138,53 +192,127 @@ async fn a_device_that_is_there_already_is_shown_to_be() {
     let (_, waited) = get(&registrar, &format!("{path}?wait_ms=30000&after_revision=1")).await;
     assert_eq!((status, &waited["state"]), (201, &json!("done")));
     let (_, again) = json(&registrar, "POST", "/v1/migrations", body).await;
-    assert_eq!((&again["migration"], &again["state"]), (&started["migration"], &json!("done")));
+    assert_eq!(
+        (&again["migration"], &again["state"]),
+        (&started["migration"], &json!("done"))
+    );
 }
 
 #[tokio::test]
 async fn every_refusal_is_json_with_its_code() {
-    let config = Config { http: Http { max_body: 200, ..Http::default() }, ..Config::default() };
+    let config = Config {
+        http: Http {
+            max_body: 200,
+            ..Http::default()
+        },
+        ..Config::default()
+    };
     let registrar = two_gateways(config).await;
     assign(&registrar, "d1", "gw-a").await;
     let large = format!("{{\"gateway\":\"{}\"}}", "x".repeat(300));
     let unknown = "00000000-0000-7000-8000-000000000000";
     let cases = [
         ("PUT", "/v1/devices/d1", "{", 400, "bad_request", "EOF"),
-        ("PUT", "/v1/devices/d1", "{\"gateway\":\"gw-a\",\"gatway\":1}", 400, "bad_request", "gatway"),
-        ("PUT", "/v1/devices/d1", "{\"gateway\":\"a b\"}", 400, "bad_request", "gateway id has the character"),
+        (
+            "PUT",
+            "/v1/devices/d1",
+            "{\"gateway\":\"gw-a\",\"gatway\":1}",
+            400,
+            "bad_request",
+            "gatway",
+        ),
+        (
+            "PUT",
+            "/v1/devices/d1",
+            "{\"gateway\":\"a b\"}",
+            400,
+            "bad_request",
+            "gateway id has the character",
+        ),
         ("PUT", "/v1/devices/d1", &large, 413, "too_large", "larger"),
-        ("PUT", "/v1/devices/a%2Fb", "{\"gateway\":\"gw-a\"}", 400, "bad_request", "'/' at position 2"),
-        ("PUT", "/v1/devices/d1", "{\"gateway\":\"gw-x\"}", 404, "unknown_gateway", "gw-x"),
+        (
+            "PUT",
+            "/v1/devices/a%2Fb",
+            "{\"gateway\":\"gw-a\"}",
+            400,
+            "bad_request",
+            "'/' at position 2",
+        ),
+        (
+            "PUT",
+            "/v1/devices/d1",
+            "{\"gateway\":\"gw-x\"}",
+            404,
+            "unknown_gateway",
+            "gw-x",
+        ),
         ("GET", "/v1/devices/d9", "", 404, "unknown_device", "d9"),
         ("GET", "/v1/devices?limit=0", "", 400, "bad_request", "limit"),
         ("GET", "/v1/devices?limit=1001", "", 400, "bad_request", "limit"),
         ("GET", "/v1/devices?page=1", "", 400, "bad_request", "page"),
         ("GET", "/v1/gateways/gw-x", "", 404, "unknown_gateway", "gw-x"),
         ("GET", "/v1/migrations/7", "", 400, "bad_request", "7"),
-        ("GET", &format!("/v1/migrations/{unknown}"), "", 404, "unknown_migration", unknown),
-        ("POST", "/v1/migrations", "{\"device\":\"d9\",\"gateway\":\"gw-a\"}", 404, "unknown_device", "d9"),
-        ("POST", "/v1/migrations", "{\"device\":\"d1\",\"gateway\":\"gw-x\"}", 404, "unknown_gateway", "gw-x"),
+        (
+            "GET",
+            &format!("/v1/migrations/{unknown}"),
+            "",
+            404,
+            "unknown_migration",
+            unknown,
+        ),
+        (
+            "POST",
+            "/v1/migrations",
+            "{\"device\":\"d9\",\"gateway\":\"gw-a\"}",
+            404,
+            "unknown_device",
+            "d9",
+        ),
+        (
+            "POST",
+            "/v1/migrations",
+            "{\"device\":\"d1\",\"gateway\":\"gw-x\"}",
+            404,
+            "unknown_gateway",
+            "gw-x",
+        ),
         ("POST", "/v1/import?format=xml", "", 400, "bad_request", "xml"),
         ("GET", "/v1/nothing", "", 404, "bad_request", "/v1/nothing"),
         ("PATCH", "/v1/devices/d1", "", 405, "bad_request", "PATCH"),
     ];
     for (method, path, body, status, code, word) in cases {
         let (found, error) = json(&registrar, method, path, body.to_owned()).await;
-        assert_eq!((found, &error["code"]), (status, &json!(code)), "{method} {path} {body}: {error}");
-        assert!(error["message"].as_str().unwrap().contains(word), "{method} {path} {body}: {error}");
+        assert_eq!(
+            (found, &error["code"]),
+            (status, &json!(code)),
+            "{method} {path} {body}: {error}"
+        );
+        assert!(
+            error["message"].as_str().unwrap().contains(word),
+            "{method} {path} {body}: {error}"
+        );
     }
 }
 
 #[tokio::test]
 async fn moves_beyond_the_limit_are_refused_and_change_nothing() {
-    let moves = Moves { max_open: 1, ..Moves::default() };
-    let registrar = two_gateways(Config { moves, ..Config::default() }).await;
+    let moves = Moves {
+        max_open: 1,
+        ..Moves::default()
+    };
+    let registrar = two_gateways(Config {
+        moves,
+        ..Config::default()
+    })
+    .await;
     for id in ["d1", "d2"] {
         assign(&registrar, id, "gw-a").await;
     }
     assign(&registrar, "d1", "gw-b").await;
     let view = registrar.service.view();
-    registrar.until("the move is open", || async { view.open_moves() == 1 }).await;
+    registrar
+        .until("the move is open", || async { view.open_moves() == 1 })
+        .await;
     let (status, error) = assign(&registrar, "d2", "gw-b").await;
     assert_eq!((status, &error["code"]), (503, &json!("unavailable")));
     assert_eq!(get(&registrar, "/v1/devices/d2").await.1["gateway"], "gw-a");
@@ -197,14 +325,26 @@ async fn gateways_are_shown_with_what_is_assigned_to_them() {
     let link = registrar.gateway("gw-a").await;
     assert!(link.says(GatewayState::Draining).await);
     let (_, shown) = get(&registrar, "/v1/gateways/gw-a").await;
-    assert_eq!((&shown["state"], &shown["assigned"]), (&json!("draining"), &json!(1)));
+    assert_eq!(
+        (&shown["state"], &shown["assigned"]),
+        (&json!("draining"), &json!(1))
+    );
     assert_eq!(shown["endpoints"], json!(["mqtt://gw-a.example:1883"]));
     let (_, all) = get(&registrar, "/v1/gateways").await;
     assert_eq!(all["gateways"].as_array().unwrap().len(), 2);
-    assert!(link.reports(vec![Event::Connected { device: device("d1"), epoch: None }]).await);
+    assert!(
+        link.reports(vec![Event::Connected {
+            device: device("d1"),
+            epoch: None
+        }])
+        .await
+    );
     assert_eq!(get(&registrar, "/v1/devices/d1").await.1["connected"], "gw-a");
     assert!(link.says(GatewayState::Offline).await);
-    assert_eq!(get(&registrar, "/v1/devices/d1").await.1["connected"], Value::Null);
+    assert_eq!(
+        get(&registrar, "/v1/devices/d1").await.1["connected"],
+        Value::Null
+    );
 }
 
 #[tokio::test]
@@ -218,10 +358,21 @@ async fn an_import_is_reported_line_by_line_and_is_all_or_nothing() {
         lines.map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     let wrong = import("", "device,gateway\nd2,gw-a\nd 3,gw-a\n").await;
-    assert!(matches!(&wrong[wrong.len() - 2..], [ImportProgress::Rejected { line: 3, .. }, ImportProgress::Failed { .. }]));
+    assert!(matches!(
+        &wrong[wrong.len() - 2..],
+        [
+            ImportProgress::Rejected { line: 3, .. },
+            ImportProgress::Failed { .. }
+        ]
+    ));
     assert_eq!(get(&registrar, "/v1/devices/d2").await.0, 404);
     let right = "device,gateway\nd1,gw-b\nd2,gw-a\n";
-    let done = |dry_run| ImportProgress::Done { added: 1, moved: 1, kept: 0, dry_run };
+    let done = |dry_run| ImportProgress::Done {
+        added: 1,
+        moved: 1,
+        kept: 0,
+        dry_run,
+    };
     assert_eq!(import("&dry_run=true", right).await.last(), Some(&done(true)));
     assert_eq!(get(&registrar, "/v1/devices/d2").await.0, 404);
     assert_eq!(import("", right).await.last(), Some(&done(false)));
@@ -229,7 +380,11 @@ async fn an_import_is_reported_line_by_line_and_is_all_or_nothing() {
     assert!(registrar.service.directory().lookup("d2").is_some());
     // A device that is moved by an import is followed as any other.
     let view = registrar.service.view();
-    registrar.until("the move is open", || async { view.open_move_of(&device("d1")).is_some() }).await;
+    registrar
+        .until("the move is open", || async {
+            view.open_move_of(&device("d1")).is_some()
+        })
+        .await;
 }
 
 #[tokio::test]

@@ -1,0 +1,183 @@
+//! What follows from a changed assignment, and from a question.
+
+use std::collections::BTreeMap;
+
+use protocol::{DeviceId, Epoch, message::MoveReason};
+
+use super::{
+    Assignment, Counted, Moves, Turn,
+    pursuit::{self, Place, Pursuit},
+};
+use crate::{api::MigrationState, store::record::MoveRecord};
+
+impl Moves {
+    pub(super) fn moved(&mut self, mut record: MoveRecord, turn: &mut Turn<'_>) {
+        let device = record.device.clone();
+        let Some(row) = turn.world.assignment(&device) else {
+            return turn.count(Counted::Stale);
+        };
+        let earlier = self.take(&device);
+        // A pursuit of the same epoch without a move is what overtaken moves have left; this is the move it waits for.
+        let overtaken = earlier.as_ref().is_some_and(|earlier| {
+            earlier.epoch > record.epoch || earlier.epoch == record.epoch && earlier.record.is_some()
+        });
+        if row.epoch > record.epoch || overtaken {
+            return self.moved_late(record, earlier, &row, turn);
+        }
+        let mut places = Vec::new();
+        if let Some(earlier) = earlier {
+            places.extend(earlier.places.into_keys());
+            if let Some(superseded) = earlier.record {
+                pursuit::supersede(superseded, turn);
+            }
+        }
+        places.retain(|gateway| *gateway != record.to && !pursuit::is_from(&record, gateway));
+        if !places.is_empty() {
+            record.from.extend(places.into_iter().map(pursuit::source));
+            pursuit::persist(&mut record, turn);
+        }
+        turn.admit(&record.to, record.id, &device, record.epoch);
+        let mut pursuit = Pursuit::of(record, turn.now);
+        if turn.is_home(&row) {
+            pursuit.arrived(&device, turn);
+        } else {
+            pursuit.announce(&device, &self.settings, turn);
+        }
+        self.put(device, pursuit, turn);
+    }
+
+    /// A move that was overtaken before it got here: its places are kept, it is not.
+    fn moved_late(
+        &mut self,
+        record: MoveRecord,
+        earlier: Option<Pursuit>,
+        row: &Assignment,
+        turn: &mut Turn<'_>,
+    ) {
+        let device = record.device.clone();
+        let mut pursuit = match earlier {
+            Some(earlier) if earlier.epoch >= record.epoch => earlier,
+            Some(earlier) => {
+                if let Some(superseded) = earlier.record {
+                    pursuit::supersede(superseded, turn);
+                }
+                let elsewhere = earlier
+                    .places
+                    .into_keys()
+                    .filter(|place| row.gateway.as_ref() != Some(place));
+                Pursuit {
+                    epoch: row.epoch,
+                    places: elsewhere
+                        .map(|gateway| (gateway, Place::new(record.id, record.reason, turn.now)))
+                        .collect(),
+                    record: None,
+                }
+            }
+            None => Pursuit {
+                epoch: row.epoch,
+                places: BTreeMap::new(),
+                record: None,
+            },
+        };
+        if pursuit.record.as_ref().is_some_and(|open| open.id == record.id) {
+            return self.put(device, pursuit, turn);
+        }
+        for gateway in record.from.iter().map(|source| &source.gateway) {
+            if row.gateway.as_ref() == Some(gateway) || pursuit.places.contains_key(gateway) {
+                continue;
+            }
+            pursuit
+                .places
+                .insert(gateway.clone(), Place::new(record.id, record.reason, turn.now));
+            if let Some(open) = pursuit
+                .record
+                .as_mut()
+                .filter(|open| !pursuit::is_from(open, gateway))
+            {
+                open.from.push(pursuit::source(gateway.clone()));
+                pursuit::persist(open, turn);
+            }
+        }
+        pursuit::supersede(record, turn);
+        if row.gateway.is_none() || turn.is_home(row) {
+            pursuit.clear_all(&device, turn);
+        } else {
+            pursuit.announce(&device, &self.settings, turn);
+        }
+        self.put(device, pursuit, turn);
+    }
+
+    pub(super) fn assigned(&mut self, device: &DeviceId, turn: &mut Turn<'_>) {
+        let Some(row) = turn.world.assignment(device) else {
+            return;
+        };
+        let Some(own) = row.gateway.clone() else { return };
+        let mut pursuit = match self.take(device) {
+            Some(newer) if newer.epoch >= row.epoch && newer.record.is_some() => {
+                return self.put(device.clone(), newer, turn);
+            }
+            Some(earlier) => {
+                if let Some(superseded) = earlier.record {
+                    pursuit::supersede(superseded, turn);
+                }
+                Pursuit {
+                    epoch: row.epoch,
+                    places: earlier.places,
+                    record: None,
+                }
+            }
+            None => Pursuit {
+                epoch: row.epoch,
+                places: BTreeMap::new(),
+                record: None,
+            },
+        };
+        let id = turn.world.new_id();
+        let elsewhere = row.connected.clone().filter(|found| *found != own);
+        pursuit.places.remove(&own);
+        for gateway in pursuit
+            .places
+            .keys()
+            .cloned()
+            .chain(elsewhere)
+            .collect::<Vec<_>>()
+        {
+            pursuit
+                .places
+                .insert(gateway, Place::new(id, MoveReason::Policy, turn.now));
+        }
+        if row.epoch > Epoch::FIRST {
+            turn.admit(&own, id, device, row.epoch);
+        }
+        if turn.is_home(&row) {
+            pursuit.clear_all(device, turn);
+        } else {
+            pursuit.announce(device, &self.settings, turn);
+        }
+        self.put(device.clone(), pursuit, turn);
+    }
+
+    pub(super) fn removed(&mut self, device: &DeviceId, turn: &mut Turn<'_>) {
+        let Some(row) = turn.world.assignment(device) else {
+            return;
+        };
+        let Some(mut pursuit) = self.take(device) else {
+            return;
+        };
+        if let Some(record) = pursuit.record.take() {
+            pursuit::supersede(record, turn);
+        }
+        pursuit.epoch = pursuit.epoch.max(row.epoch);
+        pursuit.clear_all(device, turn);
+        self.put(device.clone(), pursuit, turn);
+    }
+
+    pub(super) fn asked(&mut self, device: &DeviceId, epoch: Epoch, turn: &mut Turn<'_>) {
+        let Some(pursuit) = self.pursuits.get_mut(device) else {
+            return;
+        };
+        if let Some(record) = pursuit.record.as_mut().filter(|record| record.epoch == epoch) {
+            pursuit::advance(record, MigrationState::Asked, turn);
+        }
+    }
+}

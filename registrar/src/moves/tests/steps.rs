@@ -1,0 +1,318 @@
+//! The rules of a move, one at a time.
+
+use protocol::message::MoveState;
+
+use super::*;
+use MigrationState::{Asked, Done, Notified, Planned, Seen, Superseded};
+
+#[test]
+fn a_move_takes_every_step() {
+    let mut bench = Bench::new();
+    assert!(bench.assign("d1", "a").is_empty());
+    bench.connected("a", "d1");
+    assert_eq!(
+        told(&bench.assign("d1", "b")),
+        ["b admit d1 2", "a notify d1 2 Operator 7"]
+    );
+    assert_eq!(states(&bench.noticed("a", "d1", 2)), [Notified]);
+    assert_eq!(
+        states(&bench.handle(Input::Asked(d("d1"), Epoch::new(2)))),
+        [Asked]
+    );
+    let seen = bench.connected("b", "d1");
+    assert_eq!(
+        (states(&seen), told(&seen)),
+        (vec![Seen], vec!["a clear d1 2".to_owned()])
+    );
+    let done = bench.cleared("a", "d1", 2);
+    let Some(Command::Persist(record)) = done.first() else {
+        panic!("{done:?}")
+    };
+    let steps: Vec<_> = record.steps.iter().map(|step| step.state).collect();
+    assert_eq!(steps, [Planned, Notified, Asked, Seen, Done]);
+    assert_eq!(
+        record.from,
+        [MoveSource {
+            gateway: g("a"),
+            noticed: true,
+            cleared: true
+        }]
+    );
+    assert_eq!(bench.moves.open().count(), 0);
+}
+
+#[test]
+fn a_device_that_is_there_already_is_seen_at_once() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    bench.connected("b", "d1");
+    let moved = bench.assign("d1", "b");
+    assert_eq!(states(&moved), [Seen]);
+    assert_eq!(told(&moved), ["b admit d1 2", "a clear d1 2"]);
+}
+
+#[test]
+fn a_later_move_takes_over_the_places_of_the_one_it_supersedes() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    bench.assign("d1", "b");
+    let moved = bench.assign("d1", "c");
+    assert_eq!(states(&moved), [Superseded, Planned]);
+    assert_eq!(
+        told(&moved),
+        [
+            "c admit d1 3",
+            "a notify d1 3 Operator 7",
+            "b notify d1 3 Operator 7"
+        ]
+    );
+    // And back: the old gateway is a place no more.
+    let back = bench.assign("d1", "a");
+    assert_eq!(
+        told(&back),
+        [
+            "a admit d1 4",
+            "b notify d1 4 Operator 7",
+            "c notify d1 4 Operator 7"
+        ]
+    );
+    assert_eq!(bench.open().epoch, Epoch::new(4));
+}
+
+#[test]
+fn moves_that_arrive_in_the_wrong_order_end_as_in_the_right_one() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    let first = bench.world.assign(&d("d1"), &g("b"), bench.now);
+    let second = bench.world.assign(&d("d1"), &g("c"), bench.now);
+    bench.handle(second);
+    let late = bench.handle(first);
+    assert_eq!(
+        told(&late),
+        ["a notify d1 3 Operator 7", "b notify d1 3 Operator 7"]
+    );
+    assert!(states(&late).contains(&Superseded));
+    let from: Vec<_> = bench
+        .open()
+        .from
+        .iter()
+        .map(|source| source.gateway.as_str())
+        .collect();
+    assert_eq!(from, ["b", "a"]);
+}
+
+#[test]
+fn what_is_over_is_counted_and_ignored() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    bench.assign("d1", "b");
+    bench.assign("d1", "c");
+    assert_eq!(counted(&bench.noticed("a", "d1", 2)), [Counted::Stale]);
+    assert_eq!(counted(&bench.cleared("a", "d1", 2)), [Counted::Stale]);
+    assert!(bench.handle(Input::Asked(d("d1"), Epoch::new(2))).is_empty());
+    assert_eq!(bench.open().state, Planned);
+}
+
+#[test]
+fn a_stray_is_told_and_cleared_once_it_is_home() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    let stray = bench.connected("b", "d1");
+    assert_eq!(told(&stray), ["b notify d1 1 Policy 5000"]);
+    assert_eq!(counted(&stray), [Counted::Stray]);
+    bench.noticed("b", "d1", 1);
+    assert_eq!(bench.moves.wanted_on(&g("b")), [(d("d1"), Epoch::FIRST)].into());
+    assert_eq!(told(&bench.connected("a", "d1")), ["b clear d1 1"]);
+    bench.cleared("b", "d1", 1);
+    assert_eq!(bench.moves.strays(), 0);
+}
+
+#[test]
+fn an_unknown_device_is_counted_and_followed_once_it_is_assigned() {
+    let mut bench = Bench::new();
+    let unknown = bench.connected("b", "d1");
+    assert_eq!(
+        (counted(&unknown), told(&unknown)),
+        (vec![Counted::Unknown], vec![])
+    );
+    assert_eq!(
+        told(&bench.assign("d1", "a")),
+        ["a admit d1 1", "b notify d1 1 Operator 7"]
+    );
+}
+
+#[test]
+fn strays_that_cannot_be_remembered_are_told_all_the_same() {
+    let mut bench = Bench::new();
+    bench.moves.settings.max_strays = 1;
+    bench.assign("d1", "a");
+    bench.assign("d2", "a");
+    bench.connected("b", "d1");
+    let second = bench.connected("b", "d2");
+    assert_eq!(told(&second), ["b notify d2 1 Policy 5000"]);
+    assert_eq!(counted(&second), [Counted::Stray, Counted::Forgotten]);
+    assert_eq!(bench.moves.strays(), 1);
+}
+
+#[test]
+fn a_late_word_of_an_old_gateway_does_not_take_a_device_from_home() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    bench.assign("d1", "b");
+    bench.connected("b", "d1");
+    bench.cleared("a", "d1", 2);
+    assert_eq!(told(&bench.connected("a", "d1")), ["a notify d1 2 Policy 5000"]);
+    assert_eq!(told(&bench.disconnected("a", "d1")), ["a clear d1 2"]);
+    assert_eq!(bench.world.rows[&d("d1")].connected, Some(g("b")));
+}
+
+#[test]
+fn an_offline_gateway_holds_up_nothing_and_hears_of_it_when_it_returns() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    bench.connected("a", "d1");
+    bench.world.online.remove(&g("a"));
+    bench.handle(Input::Offline(g("a")));
+    assert_eq!(bench.world.rows[&d("d1")].connected, None);
+    assert_eq!(told(&bench.assign("d1", "b")), ["b admit d1 2"]);
+    assert_eq!(states(&bench.connected("b", "d1")), [Seen, Done]);
+    bench.world.online.insert(g("a"));
+    let back = bench.snapshot("a", &[], &[("d1", 2, HeldState::Published)]);
+    assert_eq!(told(&back), ["a clear d1 2"]);
+}
+
+#[test]
+fn a_move_asked_of_a_gateway_that_is_down_is_delivered_when_it_returns() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    bench.world.online.remove(&g("a"));
+    assert_eq!(told(&bench.assign("d1", "b")), ["b admit d1 2"]);
+    bench.world.online.insert(g("a"));
+    assert_eq!(
+        told(&bench.snapshot("a", &["d1"], &[])),
+        ["a notify d1 2 Operator 7", "a notify d1 2 Operator 7"]
+    );
+}
+
+#[test]
+fn reconciliation_sends_the_difference() {
+    let mut bench = Bench::new();
+    for device in ["d1", "d2", "d3", "d4", "d5"] {
+        bench.assign(device, "a");
+    }
+    bench.assign("d1", "b"); // a lower epoch is held
+    bench.assign("d2", "b"); // the right one is
+    let difference = bench.snapshot(
+        "a",
+        &["d4"],
+        &[
+            ("d1", 1, HeldState::Moved),
+            ("d2", 2, HeldState::Published),
+            ("d3", 0, HeldState::Published), // belongs there
+            ("d9", 3, HeldState::Published), // nobody knows it
+        ],
+    );
+    let mut told = told(&difference);
+    told.sort();
+    assert_eq!(told, ["a admit d3 1", "a clear d9 3", "a notify d1 2 Operator 7"]);
+    assert_eq!(bench.world.rows[&d("d4")].connected, Some(g("a")));
+}
+
+#[test]
+fn a_rejected_device_that_belongs_there_is_let_in() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    bench.assign("d1", "b");
+    bench.assign("d1", "a");
+    let rejected = Event::Rejected {
+        device: d("d1"),
+        epoch: Epoch::new(2),
+    };
+    assert_eq!(
+        told(&bench.handle(Input::Heard(g("a"), rejected))),
+        ["a admit d1 3"]
+    );
+}
+
+#[test]
+fn what_is_not_answered_is_sent_again() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    bench.assign("d1", "b");
+    assert!(bench.handle(Input::Tick).is_empty());
+    bench.now = bench.now.checked_add(10.seconds()).unwrap();
+    let again = bench.handle(Input::Tick);
+    assert_eq!(told(&again), ["a notify d1 2 Operator 7"]);
+    assert_eq!(counted(&again), [Counted::Resent]);
+    bench.noticed("a", "d1", 2);
+    bench.now = bench.now.checked_add(10.seconds()).unwrap();
+    assert!(bench.handle(Input::Tick).is_empty());
+}
+
+#[test]
+fn a_failed_report_shows_until_the_device_is_seen() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    bench.assign("d1", "b");
+    let command = bench.open().id;
+    let report = |state, error: Option<&str>| {
+        let error = error.map(str::to_owned);
+        let reported = Event::Reported {
+            device: d("d1"),
+            epoch: Epoch::new(2),
+            command,
+            state,
+            error,
+        };
+        Input::Heard(g("a"), reported)
+    };
+    bench.handle(report(MoveState::Failed, Some("connection refused")));
+    assert!(
+        bench
+            .open()
+            .detail
+            .as_ref()
+            .unwrap()
+            .ends_with("connection refused")
+    );
+    assert!(
+        bench
+            .handle(report(MoveState::Failed, Some("connection refused")))
+            .is_empty()
+    );
+    bench.connected("b", "d1");
+    assert_eq!(bench.open().detail, None);
+}
+
+#[test]
+fn removing_a_device_ends_its_move_and_clears_its_notices() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    bench.assign("d1", "b");
+    let input = bench.world.remove(&d("d1")).unwrap();
+    let removed = bench.handle(input);
+    assert_eq!(
+        (states(&removed), told(&removed)),
+        (vec![Superseded], vec!["a clear d1 3".to_owned()])
+    );
+    bench.cleared("a", "d1", 3);
+    assert_eq!(bench.moves.strays(), 0);
+}
+
+#[test]
+fn a_restored_move_goes_on_where_it_was() {
+    let mut bench = Bench::new();
+    bench.assign("d1", "a");
+    bench.assign("d1", "b");
+    bench.noticed("a", "d1", 2);
+    let stored: Vec<_> = bench.moves.open().cloned().collect();
+    bench.moves = Moves::new(settings());
+    assert!(
+        bench
+            .moves
+            .restore(stored.clone(), &bench.world, bench.now)
+            .is_empty()
+    );
+    assert_eq!(bench.open(), &stored[0]);
+    assert_eq!(states(&bench.connected("b", "d1")), [Seen]);
+}
