@@ -79,7 +79,12 @@ fn a_foreign_folder_is_refused() {
         panic!("a folder of something else is used")
     };
     refused.fails(1, folder.path().to_str().unwrap());
-    assert_eq!(files(folder.path()).len(), 1, "nothing was added to it");
+    let photo = fs::read(folder.path().join("photo.jpg")).unwrap();
+    assert_eq!(photo, b"not a directory of devices");
+    assert!(
+        !folder.path().join("homeport.json").exists(),
+        "the folder is not taken over"
+    );
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn what_cannot_be_done_is_said_by_exit_code_and_text() {
     registrar
         .cli(&["device", "assign", "dev 1", "gw-a"])
         .fails(2, "position 4");
+    let _gateway = Gateway::start(&registrar, "gw-a");
     registrar
         .cli(&["migration", "start", "stranger", "gw-a"])
         .fails(5, "stranger");

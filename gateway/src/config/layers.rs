@@ -114,7 +114,10 @@ impl Layers {
         let value = match (fits(&string), typed) {
             (Ok(()), _) => string,
             (Err(_), Some(typed)) if fits(&typed).is_ok() => typed,
-            (Err(error), _) => {
+            (Err(error), typed) => {
+                // A list is wrong for what is in it, not for being no text.
+                let list = typed.filter(Value::is_array).and_then(|list| fits(&list).err());
+                let error = list.unwrap_or(error);
                 return Err(LoadError::Value {
                     origin: origin.to_owned(),
                     problem: error.message().replace('\n', " "),

@@ -21,6 +21,9 @@ pub enum Error {
         /// The same for people.
         message: String,
     },
+    /// What was to be shown is not there.
+    #[error("{0}")]
+    NotFound(String),
     /// What answers there is not this registrar's API.
     #[error("{server} does not answer like a registrar: {reason}")]
     Foreign {
@@ -62,6 +65,7 @@ impl Error {
         ExitCode::from(match self {
             Self::Usage(_) => 2,
             Self::TimedOut(_) => 4,
+            Self::NotFound(_) => 5,
             Self::Refused { code, .. } if matches!(code.as_str(), "unknown_device" | "unknown_migration") => {
                 5
             }

@@ -22,10 +22,14 @@ pub enum Verb {
 pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
     match verb {
         Verb::List => print_all(format, &client.get::<Gateways>("/v1/gateways", &[])?.gateways),
-        Verb::Show { gateway } => print(
-            format,
-            &client.get::<Gateway>(&format!("/v1/gateways/{gateway}"), &[])?,
-        ),
+        Verb::Show { gateway } => {
+            let path = format!("/v1/gateways/{gateway}");
+            let found = client.get::<Gateway>(&path, &[]).map_err(|error| match error {
+                Error::Refused { code, message } if code == "unknown_gateway" => Error::NotFound(message),
+                error => error,
+            })?;
+            print(format, &found)
+        }
     }
 }
 
