@@ -91,7 +91,8 @@ impl Assignments for Service {
         self.parts.view.gateway(gateway).is_some()
     }
 
-    /// Beyond the moves that may be open, imported devices follow without one: as strays, where they are.
+    /// Imports leave half of the moves that may be open to operators; beyond that, imported devices follow without one,
+    /// as strays, where they are.
     fn plan_move(
         &self,
         device: &DeviceId,
@@ -102,7 +103,7 @@ impl Assignments for Service {
         let parts = &self.parts;
         let from = parts.places(device, from, &to.gateway);
         let open = parts.view.open_moves() + parts.importing.load(Ordering::Relaxed);
-        if from.is_empty() || open >= parts.settings.max_open_moves {
+        if from.is_empty() || open >= parts.settings.max_open_moves / 2 {
             return None;
         }
         parts.importing.fetch_add(1, Ordering::Relaxed);
