@@ -64,14 +64,14 @@ pub enum ImportChange {
 }
 
 impl Transaction {
-    /// How many updates the engine makes of it.
+    /// How many updates the engine makes of it. Its audit line shares one with those of the batch.
     pub fn updates(&self) -> usize {
-        usize::from(self.device.is_some())
-            // A closed move may send the oldest ones away, as a line of a full log its oldest.
+        let updates = usize::from(self.device.is_some())
+            // A closed move may send the oldest one away.
             + 2 * self.moves.len()
             + self.gateways.len()
-            + 2 * usize::from(self.audit.is_some())
-            + usize::from(self.import.is_some())
+            + usize::from(self.import.is_some());
+        updates.max(1)
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Rows that are checked, or written and made durable, in one go.
-const CHUNK: usize = 2000;
+const CHUNK: usize = 5000;
 /// Reports that wait for a slow reader; further ones on progress are dropped.
 const REPORTS: usize = 256;
 

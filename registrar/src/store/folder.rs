@@ -235,7 +235,11 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
 
 /// Makes what a folder lists durable. An empty path, the parent of a bare name, is the current folder.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
     File::open(path)?.sync_all()
 }
 

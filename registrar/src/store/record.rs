@@ -1,7 +1,9 @@
 //! The stored records and their encodings.
 //!
-//! Every record starts with a version byte. Device rows are packed by hand, as there are millions of them; the rest
-//! is JSON. Times are kept to the millisecond.
+//! Every record starts with a version byte. Device rows and audit lines are packed by hand, as there are millions of
+//! them; the rest is JSON. Times are kept to the millisecond.
+
+mod audit;
 
 use jiff::Timestamp;
 use protocol::{
@@ -186,8 +188,7 @@ impl DeviceRecord {
         put_number(&mut bytes, self.epoch.get());
         put_number(&mut bytes, self.since.as_millisecond() as u64);
         for text in texts {
-            put_number(&mut bytes, text.len() as u64);
-            bytes.extend_from_slice(text.as_bytes());
+            put_text(&mut bytes, text);
         }
         bytes
     }
@@ -277,6 +278,11 @@ fn take_number(rest: &mut &[u8]) -> Result<u64, DecodeError> {
         }
     }
     Err(DecodeError::Damaged("a number is too large".into()))
+}
+
+fn put_text(bytes: &mut Vec<u8>, text: &str) {
+    put_number(bytes, text.len() as u64);
+    bytes.extend_from_slice(text.as_bytes());
 }
 
 fn take_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, DecodeError> {

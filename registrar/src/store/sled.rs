@@ -1,5 +1,6 @@
 //! The embedded store: one sled tree, with a prefix for each kind of record.
 
+mod audit;
 mod count;
 mod engine;
 mod keys;
@@ -17,7 +18,7 @@ use self::engine::Engine;
 use super::{
     Loaded, MoveFilter, Outcomes, Retention, Store, StoreError, StoreFuture, Transaction,
     folder::{Folder, OpenError, State},
-    record::{AuditRecord, DeviceRecord, GatewayRecord, ImportRecord, MoveRecord, decode_json},
+    record::{DeviceRecord, GatewayRecord, ImportRecord, MoveRecord, decode_json},
 };
 use crate::api::AuditEntry;
 
@@ -270,16 +271,8 @@ impl Store for SledStore {
     }
 
     fn audit(&self, after: u64, limit: usize) -> StoreFuture<'_, Vec<AuditEntry>> {
-        self.read(move |engine| {
-            let lines = engine.range(keys::audit_after(after)).take(limit);
-            lines
-                .map(|row| {
-                    let row = row?;
-                    let record: AuditRecord = keys::value(&row, decode_json)?;
-                    Ok(record.at_seq(keys::audit_seq(&row.0)))
-                })
-                .collect()
-        })
+        let retention = self.inner.config.retention.audit;
+        self.read(move |engine| engine.audit(retention, after, limit))
     }
 
     fn load(&self, mut visit: Box<dyn FnMut(Loaded) + Send>) -> StoreFuture<'_, ()> {

@@ -21,7 +21,36 @@ fn device_record() -> impl Strategy<Value = DeviceRecord> {
         })
 }
 
+fn audit_record() -> impl Strategy<Value = AuditRecord> {
+    let assignment = || prop::option::of(("[a-z]{1,64}", any::<u64>()));
+    let device = prop::option::of("[A-Za-z0-9._:@~=-]{1,128}");
+    (
+        0..10_000_000_000_000i64,
+        any::<String>(),
+        "[a-z]{0,9}",
+        device,
+        assignment(),
+        assignment(),
+    )
+        .prop_map(|(at, actor, action, device, before, after)| {
+            let assignment = |(gateway, epoch): (String, u64)| (gateway.parse().unwrap(), Epoch::new(epoch));
+            AuditRecord {
+                at: Timestamp::from_millisecond(at).unwrap(),
+                actor,
+                action,
+                device: device.map(|device| device.parse().unwrap()),
+                before: before.map(assignment),
+                after: after.map(assignment),
+            }
+        })
+}
+
 proptest! {
+    #[test]
+    fn audit_lines_come_back_as_they_were(lines in prop::collection::vec(audit_record(), 0..5)) {
+        prop_assert_eq!(AuditRecord::decode_all(&AuditRecord::encode_all(&lines)).unwrap(), lines);
+    }
+
     #[test]
     fn device_rows_come_back_as_they_were(record in device_record()) {
         prop_assert_eq!(DeviceRecord::decode(&record.encode()).unwrap(), record);
@@ -41,7 +70,7 @@ proptest! {
             if let Ok(record) = DeviceRecord::decode(bytes) {
                 prop_assert_eq!(DeviceRecord::decode(&record.encode()).unwrap(), record);
             }
-            let _ = decode_json::<MoveRecord>(bytes);
+            let _ = (decode_json::<MoveRecord>(bytes), AuditRecord::decode_all(bytes));
         }
     }
 }

@@ -12,15 +12,18 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    SledConfig,
+    SledConfig, audit,
     count::Count,
     keys::{Range, Row, SEAL, damaged},
     writer::Writer,
 };
-use crate::store::{
-    Outcomes, StoreError, Transaction,
-    folder::{OpenError, io_error, sync_folder},
-    record::DecodeError,
+use crate::{
+    api::AuditEntry,
+    store::{
+        Outcomes, StoreError, Transaction,
+        folder::{OpenError, io_error, sync_folder},
+        record::DecodeError,
+    },
 };
 
 const FOLDER: &str = "store";
@@ -118,6 +121,15 @@ impl Engine {
             return Ok(None);
         };
         decode(&bytes).map(Some).map_err(|source| damaged(key, source))
+    }
+
+    pub(super) fn audit(
+        &self,
+        retention: u64,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        audit::read(&self.db, retention, after, limit)
     }
 
     pub(super) fn range(&self, range: Range) -> impl DoubleEndedIterator<Item = Result<Row, StoreError>> {

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use protocol::CommandId;
 use sled::{Batch, Tree};
 
-use super::{engine::failed, keys};
+use super::{audit::Log, engine::failed, keys};
 use crate::store::{
     Conflict, ImportChange, MAX_BATCH, MoveChange, Outcomes, Retention, StoreError, Transaction,
     record::{DeviceRecord, MoveRecord, decode_json, encode_json},
@@ -14,9 +14,7 @@ use crate::store::{
 
 pub(super) struct Writer {
     retention: Retention,
-    /// The oldest and the newest line of the audit log; none when `first > last`.
-    first: u64,
-    last: u64,
+    log: Log,
     /// The closed moves, oldest first.
     closed: BTreeSet<CommandId>,
     /// The number of the last commit.
@@ -25,15 +23,6 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(tree: &Tree, retention: Retention) -> Result<Self, StoreError> {
-        let seq = |row: Option<sled::Result<keys::Row>>| -> Result<Option<u64>, StoreError> {
-            Ok(row
-                .transpose()
-                .map_err(failed)?
-                .map(|(key, _)| keys::audit_seq(&key)))
-        };
-        let mut audit = tree.range(keys::all(keys::AUDIT));
-        let last = seq(audit.next_back())?.unwrap_or(0);
-        let first = seq(audit.next())?.unwrap_or(last.max(1));
         let mut closed = BTreeSet::new();
         for row in tree.range(keys::all(keys::MOVES)) {
             let record: MoveRecord = keys::value(&row.map_err(failed)?, decode_json)?;
@@ -43,8 +32,7 @@ impl Writer {
         }
         Ok(Self {
             retention,
-            first,
-            last,
+            log: Log::open(tree, retention.audit)?,
             closed,
             count: tree
                 .get(keys::COUNT)
@@ -68,6 +56,7 @@ impl Writer {
             for transaction in part {
                 outcomes.push(self.add(tree, &mut batch, transaction)?);
             }
+            self.log.finish(tree, &mut batch)?;
             self.count += 1;
             batch.insert(keys::COUNT, &self.count.to_be_bytes());
             tree.apply_batch(batch).map_err(failed)?;
@@ -108,18 +97,10 @@ impl Writer {
             Some(ImportChange::Remove) => batch.remove(keys::IMPORT),
             None => {}
         }
-        if let Some(record) = transaction.audit {
-            self.last += 1;
-            batch.insert(keys::audit(self.last), encode_json(&record));
-            // Two at a time, so that a log that was longer shrinks to a lower limit.
-            for _ in 0..2 {
-                if self.last - self.first + 1 > self.retention.audit.max(1) {
-                    batch.remove(keys::audit(self.first));
-                    self.first += 1;
-                }
-            }
+        if let Some(line) = transaction.audit {
+            self.log.push(line);
         }
-        Ok(Ok(self.last))
+        Ok(Ok(self.log.last))
     }
 
     fn change_move(&mut self, batch: &mut Batch, change: MoveChange) {

@@ -1,0 +1,86 @@
+//! Lines of the audit log, packed: there is one for every change ever made.
+
+use jiff::Timestamp;
+use protocol::{Epoch, GatewayId};
+
+use super::{
+    AuditRecord, DecodeError, VERSION, damaged, put_number, put_text, take, take_number, take_text, versioned,
+};
+
+const DEVICE: u8 = 1;
+const BEFORE: u8 = 2;
+const AFTER: u8 = 4;
+
+impl AuditRecord {
+    /// The bytes to store of lines that follow each other.
+    pub fn encode_all(lines: &[Self]) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        for line in lines {
+            line.encode(&mut bytes);
+        }
+        bytes
+    }
+
+    /// The lines that [`encode_all`](Self::encode_all) packed.
+    ///
+    /// # Errors
+    /// Another version, or bytes that no `encode_all` makes.
+    pub fn decode_all(bytes: &[u8]) -> Result<Vec<Self>, DecodeError> {
+        let rest = &mut versioned(bytes)?;
+        let mut lines = Vec::new();
+        while !rest.is_empty() {
+            lines.push(Self::decode(rest)?);
+        }
+        Ok(lines)
+    }
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        let flag = |flag, is_there| if is_there { flag } else { 0 };
+        bytes.push(
+            flag(DEVICE, self.device.is_some())
+                | flag(BEFORE, self.before.is_some())
+                | flag(AFTER, self.after.is_some()),
+        );
+        put_number(bytes, self.at.as_millisecond() as u64);
+        put_text(bytes, &self.actor);
+        put_text(bytes, &self.action);
+        if let Some(device) = &self.device {
+            put_text(bytes, device.as_str());
+        }
+        for (gateway, epoch) in [&self.before, &self.after].into_iter().flatten() {
+            put_text(bytes, gateway.as_str());
+            put_number(bytes, epoch.get());
+        }
+    }
+
+    fn decode(rest: &mut &[u8]) -> Result<Self, DecodeError> {
+        let flags = take(rest, 1)?[0];
+        if flags & !(DEVICE | BEFORE | AFTER) != 0 {
+            return Err(DecodeError::Damaged(format!("unknown flags {flags:#x}")));
+        }
+        Ok(Self {
+            at: Timestamp::from_millisecond(take_number(rest)? as i64).map_err(damaged)?,
+            actor: take_text(rest)?.to_owned(),
+            action: take_text(rest)?.to_owned(),
+            device: match flags & DEVICE {
+                0 => None,
+                _ => Some(take_text(rest)?.parse().map_err(damaged)?),
+            },
+            before: if flags & BEFORE == 0 {
+                None
+            } else {
+                Some(assignment(rest)?)
+            },
+            after: if flags & AFTER == 0 {
+                None
+            } else {
+                Some(assignment(rest)?)
+            },
+        })
+    }
+}
+
+fn assignment(rest: &mut &[u8]) -> Result<(GatewayId, Epoch), DecodeError> {
+    let gateway = take_text(rest)?.parse().map_err(damaged)?;
+    Ok((gateway, Epoch::new(take_number(rest)?)))
+}

@@ -1,0 +1,103 @@
+//! The audit log in sled: the lines of one batch are one record, under the place of the last of them. A record of
+//! its own for each line would double the work of an import.
+
+use sled::{Batch, Tree};
+
+use super::{engine::failed, keys};
+use crate::{
+    api::AuditEntry,
+    store::{StoreError, record::AuditRecord},
+};
+
+/// The writer's end of the log.
+pub(super) struct Log {
+    /// Lines kept.
+    retention: u64,
+    /// The key of the oldest record; none when the log is empty.
+    oldest: Option<u64>,
+    /// The place of the newest line; 0 when there never was one.
+    pub last: u64,
+    /// Lines of the batch that is being made.
+    lines: Vec<AuditRecord>,
+}
+
+impl Log {
+    pub fn open(tree: &Tree, retention: u64) -> Result<Self, StoreError> {
+        Ok(Self {
+            retention: retention.max(1),
+            oldest: next(tree, 0)?,
+            last: newest(tree)?,
+            lines: Vec::new(),
+        })
+    }
+
+    pub fn push(&mut self, line: AuditRecord) {
+        self.last += 1;
+        self.lines.push(line);
+    }
+
+    /// Adds the lines pushed to the batch, and takes out records that hold only lines too many.
+    pub fn finish(&mut self, tree: &Tree, batch: &mut Batch) -> Result<(), StoreError> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        batch.insert(keys::audit(self.last), AuditRecord::encode_all(&self.lines));
+        self.lines.clear();
+        // Two at a time, so that a log that was longer shrinks to a lower limit.
+        for _ in 0..2 {
+            let Some(oldest) = self.oldest.filter(|oldest| self.last - oldest >= self.retention) else {
+                break;
+            };
+            batch.remove(keys::audit(oldest));
+            self.oldest = next(tree, oldest)?;
+        }
+        self.oldest = self.oldest.or(Some(self.last));
+        Ok(())
+    }
+}
+
+/// The key of the first record after a place.
+fn next(tree: &Tree, after: u64) -> Result<Option<u64>, StoreError> {
+    let row = tree
+        .range(keys::audit_after(after))
+        .next()
+        .transpose()
+        .map_err(failed)?;
+    Ok(row.map(|(key, _)| keys::audit_seq(&key)))
+}
+
+fn newest(tree: &Tree) -> Result<u64, StoreError> {
+    let row = tree
+        .range(keys::all(keys::AUDIT))
+        .next_back()
+        .transpose()
+        .map_err(failed)?;
+    Ok(row.map_or(0, |(key, _)| keys::audit_seq(&key)))
+}
+
+/// At most `limit` lines after a place. Lines beyond the retention are not shown, though their record still holds
+/// younger ones.
+pub(super) fn read(
+    tree: &Tree,
+    retention: u64,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<AuditEntry>, StoreError> {
+    let after = after.max(newest(tree)?.saturating_sub(retention.max(1)));
+    let mut entries = Vec::new();
+    for row in tree.range(keys::audit_after(after)) {
+        let row = row.map_err(failed)?;
+        let lines = keys::value(&row, AuditRecord::decode_all)?;
+        let first = (keys::audit_seq(&row.0) + 1).saturating_sub(lines.len() as u64);
+        let lines = (first..).zip(lines).filter(|(seq, _)| *seq > after);
+        entries.extend(
+            lines
+                .map(|(seq, line)| line.at_seq(seq))
+                .take(limit - entries.len()),
+        );
+        if entries.len() == limit {
+            break;
+        }
+    }
+    Ok(entries)
+}
