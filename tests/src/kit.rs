@@ -3,14 +3,18 @@
 //! Everything listens on port 0, lives in a temporary folder and is killed when it goes out of scope. A test waits with
 //! [`eventually`], the only place that sleeps. When a test fails, the logs of its processes are printed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod agent;
 mod binaries;
 mod clients;
 mod process;
 mod servers;
 mod wait;
 
+pub use agent::Agent;
 pub use binaries::{binary, root};
 pub use clients::{Line, Message, Paho, Subscriber, mosquitto, publish, retained};
 pub use process::{Finished, Process, finish};
-pub use servers::{Addresses, Agent, Gateway, Registrar, Server};
+pub use servers::{Addresses, Gateway, Registrar, Server};
 pub use wait::{DEADLINE, eventually, until};

@@ -3,7 +3,7 @@ use protocol::{Epoch, GatewayId};
 
 use super::{
     Client, Error,
-    output::{Format, Printer, Record, or_dash},
+    output::{Format, Printer, Record, or_dash, time},
 };
 use crate::api::{Audit, AuditEntry};
 
@@ -58,7 +58,7 @@ impl Record for AuditEntry {
         };
         vec![
             self.seq.to_string(),
-            self.at.to_string(),
+            time(self.at),
             self.actor.clone(),
             self.action.clone(),
             or_dash(self.device.as_ref()),

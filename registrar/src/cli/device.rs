@@ -5,7 +5,7 @@ use protocol::{DeviceId, GatewayId};
 
 use super::{
     Client, Error, export, import,
-    output::{Format, Printer, Record, or_dash, print},
+    output::{Format, Printer, Record, or_dash, print, time},
 };
 use crate::api::{Assign, Device, Devices};
 
@@ -178,7 +178,7 @@ impl Record for Device {
             self.device.to_string(),
             self.gateway.to_string(),
             self.epoch.to_string(),
-            self.since.to_string(),
+            time(self.since),
             or_dash(self.connected.as_ref()),
             or_dash(self.migration),
             self.labels.clone(),

@@ -3,7 +3,7 @@ use protocol::GatewayId;
 
 use super::{
     Client, Error,
-    output::{Format, Record, name, or_dash, print, print_all},
+    output::{Format, Record, name, or_dash, print, print_all, time},
 };
 use crate::api::{Gateway, Gateways};
 
@@ -55,7 +55,7 @@ impl Record for Gateway {
             self.assigned.to_string(),
             or_dash(self.capacity),
             self.version.clone(),
-            or_dash(self.seen),
+            or_dash(self.seen.map(time)),
         ]
     }
 }

@@ -5,7 +5,7 @@ use protocol::{CommandId, DeviceId, GatewayId};
 
 use super::{
     Client, Error,
-    output::{Format, Record, name, or_dash, print, print_all},
+    output::{Format, Record, name, or_dash, print, print_all, time},
     watch::{Until, Watch},
 };
 use crate::api::{Migration, Migrations, StartMigration};
@@ -145,7 +145,7 @@ impl Record for Migration {
             self.epoch.to_string(),
             name(self.reason),
             name(self.state),
-            or_dash(self.steps.last().map(|step| step.at)),
+            or_dash(self.steps.last().map(|step| time(step.at))),
             self.stuck.to_string(),
             or_dash(self.detail.as_ref()),
         ]

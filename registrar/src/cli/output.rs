@@ -2,6 +2,7 @@ use std::io::{self, BufWriter, Stdout, Write};
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets::NOTHING};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Error;
@@ -123,6 +124,11 @@ pub fn name(value: impl Serialize) -> String {
         Ok(other) => other.to_string(),
         Err(error) => error.to_string(),
     }
+}
+
+/// A time, to the millisecond.
+pub fn time(at: Timestamp) -> String {
+    format!("{at:.3}")
 }
 
 /// What is there, or `-`.

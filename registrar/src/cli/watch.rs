@@ -240,7 +240,7 @@ fn describe(migration: &Migration, step: &Step) -> String {
         MigrationState::Notified => format!("notice published on {from}"),
         MigrationState::Asked => format!("{device} asked and was given {to}"),
         MigrationState::Seen => format!("{device} is connected on {to}"),
-        MigrationState::Done => format!("notice cleared on {from}"),
+        MigrationState::Done => format!("nothing is left to do on {from}"),
         MigrationState::Superseded => format!("a later assignment of {device} took its place"),
     };
     let first = migration.steps.first().map_or(step.at, |first| first.at);
