@@ -1,8 +1,14 @@
 //! The JSON of the HTTP API, shared by the server and the CLI. Times are RFC 3339 in UTC.
 
 use jiff::Timestamp;
-use protocol::{CommandId, DeviceId, Endpoint, Epoch, GatewayId, message::{GatewayState, MoveReason}};
+use protocol::{
+    CommandId, DeviceId, Endpoint, Epoch, GatewayId,
+    message::{GatewayState, MoveReason},
+};
 use serde::{Deserialize, Serialize};
+
+/// The header an operator's tool names its user in, for the audit log: 1 to 128 printable ASCII characters.
+pub const ACTOR: &str = "x-homeport-actor";
 
 /// One device: `GET /v1/devices/{id}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
 //! What people, machines and disks do wrong is told clearly, and nothing is half done.
+#![allow(clippy::unwrap_used)]
 
 use std::{fmt::Write as _, fs, net::TcpListener, path::Path, process::Command};
 

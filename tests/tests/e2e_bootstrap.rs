@@ -1,4 +1,5 @@
 //! A device asks where it belongs: by hand, as an agent, on Eclipse Paho; with what gateways and people may get wrong.
+#![allow(clippy::unwrap_used)]
 
 use homeport_tests::kit::{
     Agent, Gateway, Paho, Registrar, Subscriber, eventually, finish, mosquitto, publish, until,

@@ -1,4 +1,5 @@
 //! The operator's command line against a real registrar.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,
@@ -227,6 +228,16 @@ fn every_change_is_in_the_audit_log() {
         .map(|line| json(line)["action"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(actions, ["assign", "move", "remove"], "{log}");
+    let named = finish(
+        registrar
+            .command(&["device", "assign", "dev-2", "gw-a", "--allow-unknown-gateway"])
+            .env("USER", "ada"),
+    );
+    named.ok();
+    let log = registrar
+        .cli(&["audit", "list", "--after", "3", "-o", "json"])
+        .ok();
+    assert_eq!(json(&log)[0]["actor"], "ada", "{log}");
     let page = registrar.cli(&["audit", "list", "--limit", "2", "-o", "csv"]);
     assert!(page.stderr.contains("--after"), "{page}");
     assert_eq!(page.ok().lines().count(), 3);

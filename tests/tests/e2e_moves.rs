@@ -1,4 +1,5 @@
 //! A device is moved: with and without its help, back and forth, and when it turns up where it does not belong.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     io::{Read, Write},

@@ -1,4 +1,5 @@
 //! A gateway or the registrar is gone, and comes back.
+#![allow(clippy::unwrap_used)]
 
 use homeport_tests::kit::{Agent, Gateway, Registrar, Subscriber, retained, until};
 use protocol::message::GatewayState;

@@ -1,4 +1,5 @@
 //! Who may import whom, and what is shipped works.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

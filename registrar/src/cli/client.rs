@@ -1,13 +1,17 @@
 use std::{
-    io::{BufReader, Read},
+    io::{self, BufReader, ErrorKind, Read},
     time::Duration,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
-use ureq::{Agent, Body, SendBody, http::Response};
+use ureq::{
+    Agent, Body, SendBody,
+    http::{HeaderValue, Request, Response},
+    middleware::MiddlewareNext,
+};
 
 use super::Error;
-use crate::api::ApiError;
+use crate::api::{ACTOR, ApiError};
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +38,7 @@ impl Client {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))
+            .middleware(with_actor(user()))
             .build()
             .new_agent();
         Self { agent, server }
@@ -98,8 +103,17 @@ impl Client {
             .agent
             .post(self.url(path))
             .query_pairs(pairs(query))
+            .header("expect", "100-continue")
             .content_type(content_type);
-        let response = self.accept(request.send(SendBody::from_reader(body)))?;
+        let response = match request.send(SendBody::from_reader(body)) {
+            Err(ureq::Error::Io(error)) if broke_off(&error) => {
+                return Err(Error::Failed(format!(
+                    "{} broke off the upload: {error}; its log says why",
+                    self.server
+                )));
+            }
+            response => self.accept(response)?,
+        };
         let body = response.into_body().into_with_config().limit(u64::MAX).reader();
         Ok(BufReader::new(body))
     }
@@ -156,4 +170,26 @@ impl Client {
 
 fn pairs<'a>(query: Query<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
     query.iter().map(|(key, value)| (*key, value.as_str()))
+}
+
+fn broke_off(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+}
+
+/// Who is at the keyboard, as far as the environment knows, for the audit log.
+fn user() -> Option<HeaderValue> {
+    let name = ["USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok())?;
+    let printable = !name.is_empty() && name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_graphic());
+    HeaderValue::from_str(&name).ok().filter(|_| printable)
+}
+
+fn with_actor(user: Option<HeaderValue>) -> impl ureq::middleware::Middleware {
+    move |mut request: Request<SendBody>, next: MiddlewareNext| {
+        if let Some(user) = &user {
+            request.headers_mut().insert(ACTOR, user.clone());
+        }
+        next.handle(request)
+    }
 }

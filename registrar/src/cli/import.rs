@@ -89,7 +89,6 @@ impl Import {
         let bar = bar(size);
         let mut body = bar.wrap_read(reader);
         let answer = client.upload("/v1/import", &query, content_type, &mut body)?;
-        bar.set_length(0);
         let summary = self.follow(client, answer, &bar)?;
         bar.finish_and_clear();
         print(format, &summary)

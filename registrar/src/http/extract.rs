@@ -10,10 +10,9 @@ use axum::{
 use serde::de::DeserializeOwned;
 
 use super::{error::Failure, listener::Peer};
+use crate::api::ACTOR;
 
-/// The header an operator's tool names its user in.
-const ACTOR: &str = "x-homeport-actor";
-/// The longest such name, in bytes.
+/// The longest name in [`ACTOR`], in bytes.
 const MAX_ACTOR: usize = 128;
 
 /// A JSON body.
