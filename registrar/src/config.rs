@@ -241,8 +241,8 @@ impl Default for Moves {
             move_grace: Duration::from_secs(30),
             stuck_after: Duration::from_secs(600),
             resend_after: Duration::from_secs(15),
-            max_open: 10_000,
-            max_strays: 10_000,
+            max_open: 100_000,
+            max_strays: 100_000,
         }
     }
 }
