@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use homeport_tests::kit::{Gateway, Registrar, binary, finish};
+use homeport_tests::kit::{Agent, Gateway, Process, Registrar, binary, finish, until};
 use serde_json::Value;
 
 fn json(text: &str) -> Value {
@@ -241,6 +241,36 @@ fn every_change_is_in_the_audit_log() {
     let page = registrar.cli(&["audit", "list", "--limit", "2", "-o", "csv"]);
     assert!(page.stderr.contains("--after"), "{page}");
     assert_eq!(page.ok().lines().count(), 3);
+}
+
+#[test]
+fn a_move_is_followed_and_ctrl_c_ends_only_the_watching() {
+    let registrar = Registrar::start();
+    let _gateways = ["gw-a", "gw-b"].map(|id| Gateway::start(&registrar, id));
+    registrar.assign("dev-1", "gw-a");
+    let folder = tempfile::tempdir().unwrap();
+    let mut watch = registrar.command(&["migration", "start", "dev-1", "gw-b", "--watch", "-o", "ndjson"]);
+    let mut watch = Process::spawn("watch", &mut watch, folder.path().join("watch"));
+    until("the first step is printed", || watch.stdout().contains("planned"));
+    watch.signal("INT");
+    assert!(!watch.wait().success());
+    let id = registrar.migration("dev-1").unwrap().migration.to_string();
+
+    let mut again = registrar.command(&["migration", "watch", &id, "--until", "done", "-o", "ndjson"]);
+    let mut again = Process::spawn("watch", &mut again, folder.path().join("again"));
+    let _agent = Agent::start(&registrar, "dev-1");
+    assert!(again.wait().success(), "{}", again.stderr());
+    let lines = again.stdout();
+    let states: Vec<_> = lines
+        .lines()
+        .map(|line| json(line)["state"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        (states.first().unwrap().as_str(), states.last().unwrap().as_str()),
+        ("planned", "done")
+    );
+    let whole = json(&registrar.cli(&["migration", "watch", &id, "-o", "json"]).ok());
+    assert_eq!(whole["state"], "done");
 }
 
 #[test]
