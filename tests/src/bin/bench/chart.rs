@@ -8,8 +8,8 @@ use crate::{
 };
 
 const WIDTH: f64 = 860.0;
-const LABELS: f64 = 330.0;
-const FIGURES: f64 = 110.0;
+const LABELS: f64 = 340.0;
+const FIGURES: f64 = 120.0;
 const LINE: f64 = 26.0;
 const BAR: f64 = 16.0;
 const HEAD: f64 = 40.0;

@@ -24,6 +24,14 @@ impl Ids {
             Self::Each(first) => device(first + n),
         }
     }
+
+    /// The devices for the next run after one of so many operations.
+    pub fn after(self, done: u64) -> Self {
+        match self {
+            Self::Spread(known) => Self::Spread(known),
+            Self::Each(first) => Self::Each(first + done),
+        }
+    }
 }
 
 /// The finalizer of SplitMix64: the same devices in the same order for every contender.

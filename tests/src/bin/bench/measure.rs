@@ -37,7 +37,7 @@ pub struct Plan {
 }
 
 /// Runs all rounds. One more comes first and is not counted.
-pub async fn rounds(contenders: &[Contender], plan: Plan) -> Result<Vec<Row>> {
+pub async fn rounds(contenders: &mut [Contender], plan: Plan) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = contenders
         .iter()
         .map(|contender| Row {
@@ -48,8 +48,9 @@ pub async fn rounds(contenders: &[Contender], plan: Plan) -> Result<Vec<Row>> {
         .collect();
     for round in 0..=plan.rounds {
         eprintln!("round {round} of {}", plan.rounds);
-        for (contender, row) in contenders.iter().zip(&mut rows) {
-            let told = || contender.name.clone();
+        for (contender, row) in contenders.iter_mut().zip(&mut rows) {
+            let name = contender.name.clone();
+            let told = || name.clone();
             let bootstraps = bootstraps(contender, plan.time).await.with_context(told)?;
             let queries = match contender.asks {
                 Asks::ByQuery => Some(queries(contender, plan.time).await.with_context(told)?),
@@ -64,11 +65,13 @@ pub async fn rounds(contenders: &[Contender], plan: Plan) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-async fn bootstraps(contender: &Contender, time: Duration) -> Result<Sample> {
+async fn bootstraps(contender: &mut Contender, time: Duration) -> Result<Sample> {
     let Contender { mqtt, asks, ids, .. } = *contender;
     let meter = Meter::start(contender)?;
     let done = client::bootstraps(mqtt, asks, ids, Until::Elapsed(time)).await?;
-    meter.stop(done)
+    let sample = meter.stop(done)?;
+    contender.ids = ids.after(done);
+    Ok(sample)
 }
 
 async fn queries(contender: &Contender, time: Duration) -> Result<Sample> {

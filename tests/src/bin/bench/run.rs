@@ -24,8 +24,10 @@ pub struct Size {
     pub small: u64,
     pub large: u64,
     pub seen: u64,
-    /// Devices stock rumqttd has seen before it is measured; its cost grows with them.
+    /// Devices stock rumqttd has seen before it is measured; its cost grows with them, so it is given new ones.
     pub stock_seen: u64,
+    /// Devices it may be given in all.
+    pub stock_known: u64,
     pub idle: u64,
     pub restarts: usize,
     pub plan: Plan,
@@ -36,6 +38,7 @@ const FULL: Size = Size {
     large: 1_000_000,
     seen: 200_000,
     stock_seen: 4_000,
+    stock_known: 100_000,
     idle: 10_000,
     restarts: 3,
     plan: Plan {
@@ -49,6 +52,7 @@ const QUICK: Size = Size {
     large: 20_000,
     seen: 5_000,
     stock_seen: 300,
+    stock_known: 20_000,
     idle: 500,
     restarts: 1,
     plan: Plan {
@@ -102,7 +106,7 @@ async fn measure(folder: &Path, size: Size, with_ours: bool) -> Result<Results> 
         Contender::floor(folder, size.small)?,
         Contender::mosquitto_responder(folder, size.small)?,
         Contender::mosquitto_retained(folder, size.large).await?,
-        stock_rumqttd(folder, size.stock_seen).await?,
+        stock_rumqttd(folder, size.stock_seen, size.stock_known).await?,
     ];
     let mut idle = others_idle(folder, size.idle).await?;
     let mut found = None;
@@ -114,17 +118,18 @@ async fn measure(folder: &Path, size: Size, with_ours: bool) -> Result<Results> 
     }
     Ok(Results {
         size,
-        rows: measure::rounds(&contenders, size.plan).await?,
+        rows: measure::rounds(&mut contenders, size.plan).await?,
         idle,
         ours: found,
     })
 }
 
-async fn stock_rumqttd(folder: &Path, seen: u64) -> Result<Contender> {
+async fn stock_rumqttd(folder: &Path, seen: u64, known: u64) -> Result<Contender> {
     eprintln!("letting stock rumqttd see {seen} devices");
-    let mut stock = Contender::rumqttd(folder, seen)?;
+    let mut stock = Contender::rumqttd(folder, known)?;
     client::bootstraps(stock.mqtt, stock.asks, Ids::Each(0), Until::Count(seen)).await?;
-    stock.name = format!("stock rumqttd + responder, {} devices ever seen", count(seen));
+    stock.name = format!("stock rumqttd + responder, {} devices seen", count(seen));
+    stock.ids = Ids::Each(seen);
     Ok(stock)
 }
 
