@@ -13,14 +13,27 @@ fn the_asyncapi_document_is_valid_and_true() {
         python.exists() && schema.exists(),
         "run scripts/test once: it installs the Python and npm packages under .venv"
     );
-    let check =
-        Command::new(python).arg(root.join("tests/asyncapi/check.py")).arg(root).arg(schema).output().unwrap();
-    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+    let check = Command::new(python)
+        .arg(root.join("tests/asyncapi/check.py"))
+        .arg(root)
+        .arg(schema)
+        .output()
+        .unwrap();
+    assert!(
+        check.status.success(),
+        "{}",
+        String::from_utf8_lossy(&check.stderr)
+    );
 
     let channels = String::from_utf8(check.stdout).unwrap();
     let kinds: HashSet<_> = channels
         .lines()
-        .map(|address| address.replace("{device}", "d1").replace("{gateway}", "gw-a").replace("{rest}", "a/b"))
+        .map(|address| {
+            address
+                .replace("{device}", "d1")
+                .replace("{gateway}", "gw-a")
+                .replace("{rest}", "a/b")
+        })
         .map(|topic| std::mem::discriminant(&Topic::parse(&topic).unwrap()))
         .collect();
     assert_eq!(kinds.len(), 9, "every kind of topic has its channel");
