@@ -43,7 +43,7 @@ pub struct Config {
     /// How many messages of each QoS wait while there is no connection: the oldest of QoS 0 is dropped then, the callers of
     /// QoS 1 wait.
     pub outbox: usize,
-    /// How many events wait for the application: QoS 1 messages then wait on their way, the rest is dropped.
+    /// How many events wait for the application; one more is dropped and counted in [`Status::events_dropped`].
     pub events: usize,
     /// How many filters may be subscribed to.
     pub max_subscriptions: usize,

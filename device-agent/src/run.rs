@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use protocol::{DeviceId, Topic};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -34,23 +34,37 @@ pub(crate) async fn run(
         .subscribe(Topic::Cmd(device, "#".into()).to_string(), Qos::AtLeastOnce)
         .await?;
     let lines = if stdin { Some(read_lines()?) } else { None };
+    let printed = print(events)?;
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        ended = print(events) => ended,
+        ended = printed => ended.context("the thread for standard output ended")?,
         never = publish(&agent, lines, options.heartbeat) => match never {},
     };
     agent.stop().await;
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-/// Ends with the agent, or when standard output takes nothing more.
-async fn print(mut events: mpsc::Receiver<Event>) -> anyhow::Result<()> {
-    while let Some(event) = events.recv().await {
-        if let Event::Message(message) = event {
-            write(&message).context("cannot write to standard output")?;
+/// Prints on a thread of its own: whoever reads standard output may take as long as they like. Ends with the agent, or
+/// when nobody reads any more.
+fn print(mut events: mpsc::Receiver<Event>) -> io::Result<oneshot::Receiver<anyhow::Result<()>>> {
+    let (done, printed) = oneshot::channel();
+    let print = move || {
+        let mut ended = Ok(());
+        while let Some(event) = events.blocking_recv() {
+            if let Event::Message(message) = event
+                && let Err(error) = write(&message)
+            {
+                if error.kind() != io::ErrorKind::BrokenPipe {
+                    ended = Err(error).context("cannot write to standard output");
+                }
+                break;
+            }
         }
-    }
-    Ok(())
+        // The program may be ending already.
+        let _ = done.send(ended);
+    };
+    std::thread::Builder::new().name("stdout".into()).spawn(print)?;
+    Ok(printed)
 }
 
 fn write(message: &Incoming) -> io::Result<()> {

@@ -278,6 +278,30 @@ async fn without_a_connection_the_outbox_is_bounded() {
 }
 
 #[tokio::test]
+async fn an_application_that_reads_nothing_holds_nothing_up() {
+    let (registrar, mut a, b) = (Fake::start().await, Fake::start().await, Fake::start().await);
+    registrar.answer(assigned("a", &a, 1));
+    let mut config = config(&registrar);
+    config.events = 2;
+    let (agent, mut events) = Agent::start(config).unwrap();
+    a.until(|seen| matches!(seen, Seen::Subscribe(_))).await;
+    for number in 0..8 {
+        a.publish("cmd/d/x", number.to_string());
+    }
+    let published = agent.publish("n", "acknowledged", Qos::AtLeastOnce);
+    let published = timeout(PATIENCE, published).await;
+    assert_eq!(published.expect("PUBACKs are read"), Ok(()));
+    registrar.answer(assigned("b", &b, 2));
+    a.publish("ctrl/d/migrate", notice(2));
+    let mut status = agent.status();
+    let moved = status.wait_for(|status| status.epoch == Some(Epoch::new(2)) && status.gateway.is_some());
+    timeout(PATIENCE, moved).await.expect("notices are read").unwrap();
+    assert!(agent.status().borrow().events_dropped >= 6);
+    let waiting = std::iter::from_fn(|| events.try_recv().ok()).count();
+    assert_eq!(waiting, 2);
+}
+
+#[tokio::test]
 async fn what_cannot_be_sent_is_refused_where_it_enters() {
     let registrar = Fake::start().await;
     let mut config = config(&registrar);

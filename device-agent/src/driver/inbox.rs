@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use rumqttc::v5::mqttbytes::{QoS, v5::Publish};
@@ -13,12 +13,13 @@ use crate::{
     core::Change,
 };
 
-/// The application's queue of events. When it is full, a QoS 1 message waits for room and its gateway with it; anything else
-/// is dropped and counted.
+/// The application's queue of events. When it is full, whatever comes is dropped and counted: an application that reads
+/// nothing must not keep its device from pings, acknowledgements and notices, which come over the same connection.
 #[derive(Clone)]
 pub(super) struct Inbox {
     events: mpsc::Sender<Event>,
     dropped: Arc<AtomicU64>,
+    full: Arc<AtomicBool>,
 }
 
 impl Inbox {
@@ -26,25 +27,21 @@ impl Inbox {
         Self {
             events,
             dropped: Arc::default(),
+            full: Arc::default(),
         }
     }
 
-    pub(super) async fn deliver(&self, publish: Publish) {
+    pub(super) fn deliver(&self, publish: Publish) {
         let qos = match publish.qos {
             QoS::AtMostOnce => Qos::AtMostOnce,
             _ => Qos::AtLeastOnce,
         };
-        let event = Event::Message(Incoming {
+        self.tell(Event::Message(Incoming {
             topic: String::from_utf8_lossy(&publish.topic).into_owned(),
             payload: publish.payload,
             qos,
             retain: publish.retain,
-        });
-        match qos {
-            Qos::AtMostOnce => self.tell(event),
-            // An application that has dropped its receiver wants no messages.
-            Qos::AtLeastOnce => self.events.send(event).await.unwrap_or_default(),
-        }
+        }));
     }
 
     pub(super) fn change(&self, change: Change) {
@@ -52,8 +49,15 @@ impl Inbox {
     }
 
     pub(super) fn tell(&self, event: Event) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(event) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        match self.events.try_send(event) {
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                if !self.full.swap(true, Ordering::Relaxed) {
+                    tracing::warn!("the application takes too long over its events; more are dropped");
+                }
+            }
+            // An application that has dropped its receiver wants no events.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => self.full.store(false, Ordering::Relaxed),
         }
     }
 

@@ -121,7 +121,7 @@ impl Pump {
             Event::Incoming(Packet::Publish(publish)) if publish.topic == notices.as_bytes() => {
                 self.notice(&publish).await;
             }
-            Event::Incoming(Packet::Publish(publish)) => self.inbox.deliver(publish).await,
+            Event::Incoming(Packet::Publish(publish)) => self.inbox.deliver(publish),
             _ => {}
         }
     }
