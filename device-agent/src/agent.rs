@@ -119,6 +119,8 @@ pub struct Status {
     pub publishes_dropped: u64,
     /// Events dropped because the application did not take them.
     pub events_dropped: u64,
+    /// Why the last answer is not on disk; it is tried again until it is.
+    pub not_stored: Option<String>,
 }
 
 /// Why an agent does not start.
@@ -227,6 +229,7 @@ impl Agent {
             counters: Counters::default(),
             publishes_dropped: 0,
             events_dropped: 0,
+            not_stored: None,
         });
         let run = Driver::run(Arc::clone(&config), machine, started, waiting, events, status);
         let shared = Shared {

@@ -2,6 +2,7 @@
 
 mod dial;
 mod inbox;
+mod keeper;
 mod link;
 mod outbox;
 mod query;
@@ -28,12 +29,11 @@ use tokio::{
 
 use crate::{
     agent::{Config, Event, PublishError, Qos, Status, SubscribeError},
-    clock,
     core::{Change, Command, Input, LinkId, Loss, Machine},
-    store,
 };
 use dial::Identity;
 use inbox::Inbox;
+use keeper::Keeper;
 use link::{Link, Pump};
 use outbox::Outbox;
 use query::Question;
@@ -134,6 +134,7 @@ pub(crate) struct Driver {
     subscriptions: BTreeMap<String, Qos>,
     outbox: Outbox,
     inbox: Inbox,
+    keeper: Keeper,
     status: watch::Sender<Status>,
     signals: Signals,
     tasks: JoinSet<()>,
@@ -159,6 +160,7 @@ impl Driver {
             subscriptions: BTreeMap::new(),
             outbox: Outbox::new(config.outbox),
             inbox: Inbox::new(events),
+            keeper: Keeper::new(Arc::clone(&config)),
             status,
             signals: Signals(sender),
             tasks: JoinSet::new(),
@@ -175,7 +177,10 @@ impl Driver {
                     Some(Request::Stop) | None => break,
                     Some(request) => driver.request(request),
                 },
-                () = timer.as_mut() => driver.step(Input::Tick).await,
+                () = timer.as_mut() => {
+                    driver.keeper.retry().await;
+                    driver.step(Input::Tick).await;
+                }
                 Some(ended) = driver.tasks.join_next_with_id() => {
                     if let Err(error) = ended {
                         driver.task_failed(error).await;
@@ -205,7 +210,8 @@ impl Driver {
             .machine
             .deadline()
             .map_or(FAR, |due| due.min(self.now() + FAR));
-        self.started + wait
+        let due = self.started + wait;
+        self.keeper.retry_at().map_or(due, |retry| retry.min(due))
     }
 
     async fn step(&mut self, input: Input) {
@@ -227,7 +233,7 @@ impl Driver {
                     assigned,
                 } => self.connect(link, endpoint, &assigned),
                 Command::Close { link } => self.close(link),
-                Command::Store(assigned) => self.store(assigned).await,
+                Command::Store(assigned) => self.keeper.save(assigned).await,
                 Command::Report { link, status } => self.report(link, &status),
                 Command::Emit(change) => self.tell(change),
             }
@@ -281,19 +287,6 @@ impl Driver {
         if let Some(link) = self.links.remove(&id) {
             self.outbox.put_back(link.leave());
         }
-    }
-
-    async fn store(&self, assigned: Assigned) {
-        let Some(path) = self.config.state.clone() else {
-            return;
-        };
-        let saved = tokio::task::spawn_blocking(move || store::save(&path, &assigned, clock::now())).await;
-        let error = match saved {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        tracing::error!(device = %self.config.device, error, "the answer is not stored");
     }
 
     fn report(&mut self, id: LinkId, status: &MoveStatus) {
@@ -428,6 +421,7 @@ impl Driver {
                 counters: self.machine.counters(),
                 publishes_dropped: self.outbox.dropped(),
                 events_dropped: self.inbox.dropped(),
+                not_stored: self.keeper.error().map(Into::into),
             };
             let changed = *status != new;
             *status = new;

@@ -229,6 +229,31 @@ async fn the_stored_answer_is_used_at_the_next_boot() {
 }
 
 #[tokio::test]
+async fn an_answer_the_disk_refuses_is_shown_and_stored_later() {
+    let (registrar, a) = (Fake::start().await, Fake::start().await);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d.json");
+    // What is to be written first cannot be: its name is a folder's.
+    let obstacle = folder.path().join("d.json.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    registrar.answer(assigned("a", &a, 1));
+    let mut config = config(&registrar);
+    config.state = Some(path.clone());
+    let (agent, mut events) = Agent::start(config).unwrap();
+    connected(&mut events, "a").await;
+    let mut status = agent.status();
+    let refused = status.wait_for(|status| status.not_stored.is_some());
+    timeout(PATIENCE, refused).await.expect("it is shown").unwrap();
+    std::fs::remove_dir(&obstacle).unwrap();
+    let stored = status.wait_for(|status| status.not_stored.is_none());
+    timeout(PATIENCE, stored)
+        .await
+        .expect("it is tried again")
+        .unwrap();
+    assert!(path.is_file());
+}
+
+#[tokio::test]
 async fn dropping_the_last_handle_ends_everything() {
     let (registrar, mut a) = (Fake::start().await, Fake::start().await);
     registrar.answer(assigned("a", &a, 1));

@@ -14,7 +14,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// The longest wait after `failures` failures in a row.
-    pub(super) fn ceiling(&self, failures: u32) -> Duration {
+    pub(crate) fn ceiling(&self, failures: u32) -> Duration {
         let doubled = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
         self.base.saturating_mul(doubled).min(self.max).max(MIN_WAIT)
     }

@@ -86,6 +86,8 @@ pub(super) struct Summary {
     moves: u64,
     stale: u64,
     publishes_dropped: u64,
+    events_dropped: u64,
+    not_stored: usize,
     bootstrap_ms: Latency,
     move_ms: Latency,
 }
@@ -113,6 +115,8 @@ impl Summary {
             moves: 0,
             stale: 0,
             publishes_dropped: 0,
+            events_dropped: 0,
+            not_stored: 0,
             bootstrap_ms: Latency::of(&latencies.bootstrap),
             move_ms: Latency::of(&latencies.moved),
         };
@@ -144,6 +148,8 @@ impl Summary {
         self.moves += moves;
         self.stale += stale;
         self.publishes_dropped += status.publishes_dropped;
+        self.events_dropped += status.events_dropped;
+        self.not_stored += usize::from(status.not_stored.is_some());
     }
 
     pub(super) fn online(&self) -> usize {
@@ -174,6 +180,8 @@ impl fmt::Display for Summary {
             ("moves", self.moves),
             ("stale", self.stale),
             ("publishes dropped", self.publishes_dropped),
+            ("events dropped", self.events_dropped),
+            ("not stored", self.not_stored as u64),
         ] {
             writeln!(f, "{name:<18}{count}")?;
         }

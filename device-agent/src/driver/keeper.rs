@@ -1,0 +1,79 @@
+//! Keeps the last answer on disk, and tries again when the disk refuses it.
+
+use std::sync::Arc;
+
+use protocol::message::Assigned;
+use tokio::time::Instant;
+
+use crate::{agent::Config, clock, store};
+
+pub(super) struct Keeper {
+    config: Arc<Config>,
+    unsaved: Option<Unsaved>,
+}
+
+/// An answer the device acts on and would not remember.
+struct Unsaved {
+    assigned: Assigned,
+    failures: u32,
+    error: String,
+    retry_at: Instant,
+}
+
+impl Keeper {
+    pub(super) fn new(config: Arc<Config>) -> Self {
+        let unsaved = None;
+        Self { config, unsaved }
+    }
+
+    /// Why the last answer is not on disk, if it is not.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.unsaved.as_ref().map(|unsaved| unsaved.error.as_str())
+    }
+
+    /// When to call [`Keeper::retry`].
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.unsaved.as_ref().map(|unsaved| unsaved.retry_at)
+    }
+
+    /// Saves an answer; durable when it returns, unless the disk refuses it.
+    pub(super) async fn save(&mut self, assigned: Assigned) {
+        self.unsaved = None;
+        self.attempt(assigned, 0).await;
+    }
+
+    /// Tries again what the disk has refused, when it is time to.
+    pub(super) async fn retry(&mut self) {
+        let now = Instant::now();
+        if let Some(unsaved) = self.unsaved.take_if(|unsaved| unsaved.retry_at <= now) {
+            self.attempt(unsaved.assigned, unsaved.failures).await;
+        }
+    }
+
+    async fn attempt(&mut self, assigned: Assigned, failures: u32) {
+        let Some(path) = self.config.state.clone() else {
+            return;
+        };
+        let (device, answer) = (&self.config.device, assigned.clone());
+        let saved = tokio::task::spawn_blocking(move || store::save(&path, &answer, clock::now())).await;
+        let error = match saved {
+            Ok(Ok(())) => {
+                if failures > 0 {
+                    tracing::info!(%device, failures, "the answer is stored at last");
+                }
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let failures = failures.saturating_add(1);
+        let wait = self.config.settings.backoff.ceiling(failures);
+        tracing::error!(%device, error, retry_in = ?wait, "the answer is not stored");
+        self.unsaved = Some(Unsaved {
+            assigned,
+            failures,
+            error,
+            retry_at: Instant::now() + wait,
+        });
+    }
+}
