@@ -10,9 +10,6 @@ use protocol::{
 
 use crate::{clock, presence::epoch_of, state::State};
 
-/// The longest error text of a device that is passed on, in characters.
-const MAX_ERROR_TEXT: usize = 256;
-
 /// The broker's hook.
 pub struct Admission {
     state: Arc<State>,
@@ -38,9 +35,7 @@ impl Admission {
             epoch: status.epoch,
             command: status.command,
             state: status.state,
-            error: status
-                .error
-                .map(|text| text.chars().take(MAX_ERROR_TEXT).collect()),
+            error: status.error.as_deref().map(MoveStatus::clip),
         });
         Decision::Accept
     }

@@ -3,9 +3,6 @@
 use super::*;
 use protocol::message::{MoveState, MoveStatus};
 
-/// Characters of an error in a report: a reason string may be longer than a report.
-const MAX_ERROR: usize = 256;
-
 impl Machine {
     /// Connects to the next endpoint of the round, or of a new one.
     pub(super) fn dial(&mut self, now: Duration, out: &mut Vec<Command>) {
@@ -205,7 +202,7 @@ impl Machine {
                 command,
                 epoch,
                 state,
-                error: error.map(|error| error.chars().take(MAX_ERROR).collect()),
+                error: error.map(MoveStatus::clip),
             };
             out.push(Command::Report {
                 link: connection.link,

@@ -179,7 +179,7 @@ async fn a_move_status_is_checked_and_reported() {
     let reported = events(&admission).await;
     assert!(
         matches!(&reported[..], [Event::Reported { error: Some(text), epoch, .. }]
-            if text.chars().count() == MAX_ERROR_TEXT && *epoch == status.epoch)
+            if text.chars().count() == MoveStatus::MAX_ERROR && *epoch == status.epoch)
     );
     for payload in [&b""[..], b"x", b"[]", b"\xff", b"{\"v\":2}"] {
         message.payload = payload.to_vec().into();

@@ -218,6 +218,16 @@ pub struct MoveStatus {
     pub error: Option<String>,
 }
 
+impl MoveStatus {
+    /// The longest error text that is said, passed on or kept, in characters.
+    pub const MAX_ERROR: usize = 256;
+
+    /// As much of a text as [`MoveStatus::error`] may hold.
+    pub fn clip(text: &str) -> String {
+        text.chars().take(Self::MAX_ERROR).collect()
+    }
+}
+
 impl Message for MoveStatus {
     const MAX_LEN: usize = MAX_DEVICE_PAYLOAD;
 }

@@ -2,16 +2,13 @@
 
 use protocol::{
     DeviceId, Epoch, GatewayId,
-    message::{Event, MoveReason, MoveState},
+    message::{Event, MoveReason, MoveState, MoveStatus},
 };
 
 use super::{
     Assignment, Command, Counted, Moves, Turn,
     pursuit::{self, Place, Pursuit, Stage},
 };
-
-/// The longest report of a device that is kept, in characters.
-const MAX_REPORT: usize = 200;
 
 impl Moves {
     pub(super) fn heard(&mut self, gateway: &GatewayId, event: Event, turn: &mut Turn<'_>) {
@@ -173,11 +170,7 @@ impl Moves {
             MoveState::Accepted => "the device has the notice".to_owned(),
             MoveState::Moving => format!("the device connects to {}", record.to),
             MoveState::Failed => {
-                let error: String = error
-                    .unwrap_or("no reason given")
-                    .chars()
-                    .take(MAX_REPORT)
-                    .collect();
+                let error = MoveStatus::clip(error.unwrap_or("no reason given"));
                 format!(
                     "the device could not reach {} and stays, it will retry: {error}",
                     record.to
