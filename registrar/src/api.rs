@@ -167,11 +167,14 @@ pub struct Migration {
     pub revision: u64,
 }
 
-/// `GET /v1/migrations?device=&gateway=&state=open|all&limit=`, newest first.
+/// `GET /v1/migrations?device=&gateway=&state=open|all&before=&limit=`, newest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Migrations {
     /// The matching moves.
     pub migrations: Vec<Migration>,
+    /// Pass it as `before` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<CommandId>,
 }
 
 /// One line of the audit log: `GET /v1/audit?after=&limit=`, ordered by `seq`.
@@ -233,6 +236,9 @@ pub enum ImportProgress {
         moved: u64,
         /// Devices that stay as they are, or only change labels or note.
         kept: u64,
+        /// Devices left alone, because someone else changed them after they were checked.
+        #[serde(default)]
+        skipped: u64,
         /// Nothing was written.
         dry_run: bool,
     },

@@ -21,6 +21,7 @@ use crate::store::{
 pub use importer::Importer;
 pub use parse::{Format, Limits, LineError, Parsed, Row, parse};
 pub use plan::Summary;
+pub use staged::Unreadable;
 
 /// What an import needs to know of gateways and moves, and tells of what it wrote.
 pub trait Assignments: Send + Sync {
@@ -38,6 +39,9 @@ pub trait Assignments: Send + Sync {
 
     /// Takes over rows that are durable now: into the directory, and to whoever follows the moves.
     fn written(&self, rows: Vec<Written>) -> StoreFuture<'_, ()>;
+
+    /// Takes over rows that an earlier try has written, durable now, and their moves, unless that is done already.
+    fn found(&self, rows: Vec<(DeviceId, DeviceRecord)>) -> StoreFuture<'_, ()>;
 }
 
 /// One row an import wrote.
@@ -81,13 +85,28 @@ pub enum ImportError {
     Store(#[from] StoreError),
     /// It was accepted, but not all is written yet.
     #[error("accepted, but it broke off; the next import or start finishes it: {0}")]
-    Unfinished(Box<ImportError>),
+    Unfinished(WriteError),
+    /// An earlier one was accepted and cannot be finished.
+    #[error("nothing of this import was written, as an earlier one must be finished first: {0}")]
+    Earlier(WriteError),
+}
+
+/// Why the rows of an accepted import are not all written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// They are not there, or not what they were.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// What imports count.
 #[derive(Clone, Debug, Default)]
 pub struct ImportMetrics {
     rows: Counter,
+    skipped: Counter,
     finished: Counter,
     failed: Counter,
 }
@@ -99,6 +118,11 @@ impl ImportMetrics {
             "registrar_import_rows",
             "Rows written by imports",
             self.rows.clone(),
+        );
+        registry.register(
+            "registrar_import_rows_skipped",
+            "Rows that imports left alone, because someone else changed the device after it was checked",
+            self.skipped.clone(),
         );
         registry.register(
             "registrar_imports_finished",

@@ -5,6 +5,8 @@
 
 mod plan;
 mod read;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{Arc, atomic::AtomicUsize},
@@ -189,7 +191,7 @@ impl Service {
             .await?
             .filter(|row| !row.removed);
         let row = row.ok_or_else(|| ServiceError::UnknownDevice(start.device.clone()))?;
-        if row.gateway == start.gateway {
+        if row.gateway == start.gateway && self.parts.settle(&start.device, &row).await? {
             let filter = MoveFilter {
                 device: Some(start.device.clone()),
                 ..MoveFilter::default()
@@ -244,9 +246,18 @@ impl Service {
         let change = tokio::spawn(async move {
             for _ in 0..ATTEMPTS {
                 let before = parts.store.device(&id).await?;
+                let behind = before.as_ref().filter(|row| parts.is_behind(&id, row));
+                if let Some(row) = behind
+                    && !parts.settle(&id, row).await?
+                {
+                    continue;
+                }
                 let plan = plan(&parts, &id, before.as_ref())?;
                 if plan.changes_nothing(before.as_ref()) {
-                    return Ok(plan);
+                    if parts.settle(&id, &plan.record).await? {
+                        return Ok(plan);
+                    }
+                    continue;
                 }
                 match parts.commits.commit(plan.transaction(&id, before.as_ref())).await {
                     Ok(_) => {
@@ -274,6 +285,47 @@ impl Service {
 }
 
 impl Parts {
+    /// Whether the store has a newer row than the directory: someone is about to apply it, or a write that failed at
+    /// its very end has left it there.
+    fn is_behind(&self, id: &DeviceId, row: &DeviceRecord) -> bool {
+        let applied = self.directory.row(id.as_str());
+        applied.is_none_or(|applied| applied.epoch() < row.epoch)
+    }
+
+    /// Makes sure that a row the store shows is durable and applied before anyone is told that it is so. False when it
+    /// is not the row any more.
+    async fn settle(&self, id: &DeviceId, row: &DeviceRecord) -> Result<bool, ServiceError> {
+        let same = Transaction {
+            device: Some(DeviceChange {
+                id: id.clone(),
+                expect: Some(row.clone()),
+                put: row.clone(),
+            }),
+            ..Transaction::default()
+        };
+        match self.commits.commit(same).await {
+            Ok(_) => {
+                self.view.set_storing(true);
+            }
+            Err(CommitError::Conflict(_)) => return Ok(false),
+            Err(error) => {
+                self.view.set_storing(false);
+                return Err(ServiceError::Unavailable(error.to_string()));
+            }
+        }
+        if self.is_behind(id, row) {
+            let open = MoveFilter {
+                device: Some(id.clone()),
+                open: true,
+                ..MoveFilter::default()
+            };
+            let moved = self.store.moves(open, 1).await?.pop();
+            let moved = moved.filter(|moved| moved.epoch == row.epoch);
+            self.apply(id, row, moved).await;
+        }
+        Ok(true)
+    }
+
     /// Applies what is durable, and has the device follow it.
     async fn apply(&self, id: &DeviceId, record: &DeviceRecord, moved: Option<MoveRecord>) {
         let before = self.directory.row(id.as_str());

@@ -11,7 +11,7 @@ pub mod sled;
 
 use std::{future::Future, path::PathBuf, pin::Pin};
 
-use protocol::{CommandId, DeviceId, Epoch, GatewayId};
+use protocol::{CommandId, DeviceId, GatewayId};
 use record::{AuditRecord, DecodeError, DeviceRecord, GatewayRecord, ImportRecord, MoveRecord};
 
 use crate::api::AuditEntry;
@@ -39,8 +39,9 @@ pub struct Transaction {
 pub struct DeviceChange {
     /// The device.
     pub id: DeviceId,
-    /// The epoch its row must have now, removed or not; `None`: there must be no row.
-    pub expect: Option<Epoch>,
+    /// The row it must have now, removed or not; `None`: there must be no row. The epoch alone would not do: labels and
+    /// the note change without it.
+    pub expect: Option<DeviceRecord>,
     /// The row to have.
     pub put: DeviceRecord,
 }
@@ -75,7 +76,7 @@ impl Transaction {
     }
 }
 
-/// The row did not have the expected epoch; nothing of the transaction was done.
+/// The row is not the expected one; nothing of the transaction was done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("device {device} was changed by someone else")]
 pub struct Conflict {
@@ -141,7 +142,8 @@ impl Default for Retention {
     }
 }
 
-/// Why the store did not do what was asked. Nothing of it is acknowledged.
+/// Why the store did not do what was asked. Nothing of it is acknowledged, though some of it may be written: when only
+/// the last step to make it durable fails, the rows are there, and may or may not be after a crash.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Too little space is left to write safely.

@@ -52,7 +52,7 @@ async fn loaded(store: &dyn Store) -> Vec<Loaded> {
 }
 
 #[tokio::test]
-async fn a_row_is_written_only_over_the_expected_epoch() {
+async fn a_row_is_written_only_over_the_expected_one() {
     on_both(async |store| {
         let batch = vec![
             assign("d", None, "gw-a"),
@@ -77,6 +77,27 @@ async fn a_row_is_written_only_over_the_expected_epoch() {
         assert_eq!(missing[0].clone().unwrap_err().found, None);
         let ids = vec!["other".parse().unwrap(), id];
         assert_eq!(store.devices_of(ids).await.unwrap(), [None, Some(row("gw-c", 2))]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_row_is_not_written_over_labels_or_a_note_nobody_has_seen() {
+    on_both(async |store| {
+        store.commit(vec![assign("d", None, "gw-a")]).await.unwrap();
+        let text = |labels: &str, note: &str| {
+            let mut transaction = assign("d", Some(1), "gw-a");
+            let put = &mut transaction.device.as_mut().unwrap().put;
+            put.epoch = Epoch::FIRST;
+            (put.labels, put.note) = (labels.into(), note.into());
+            transaction
+        };
+        let outcomes = store.commit(vec![text("l", ""), text("", "n")]).await.unwrap();
+        assert!(outcomes[0].is_ok());
+        let found = outcomes[1].clone().unwrap_err().found.unwrap();
+        assert_eq!((found.labels.as_str(), found.note.as_str()), ("l", ""));
+        let over = store.commit(vec![assign("d", Some(1), "gw-b")]).await.unwrap();
+        assert!(over[0].is_err(), "a move drops the labels it has not seen");
     })
     .await;
 }

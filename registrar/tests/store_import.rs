@@ -32,6 +32,7 @@ use store::*;
 struct Gateways {
     directory: Directory,
     written: Mutex<Vec<Written>>,
+    found: Mutex<Vec<DeviceId>>,
 }
 
 impl Assignments for Gateways {
@@ -57,6 +58,14 @@ impl Assignments for Gateways {
             self.directory.apply(&row.device, &row.record);
         }
         self.written.lock().extend(rows);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn found(&self, rows: Vec<(DeviceId, DeviceRecord)>) -> StoreFuture<'_, ()> {
+        for (device, row) in rows {
+            self.directory.apply(&device, &row);
+            self.found.lock().push(device);
+        }
         Box::pin(std::future::ready(Ok(())))
     }
 }
@@ -103,6 +112,7 @@ fn done(added: u64, moved: u64, kept: u64) -> [ImportProgress; 1] {
         added,
         moved,
         kept,
+        skipped: 0,
         dry_run: false,
     }]
 }
@@ -141,6 +151,7 @@ async fn rows_are_added_moved_and_kept() {
             added: 1,
             moved: 1,
             kept: 1,
+            skipped: 0,
             dry_run: true
         }]
     );
@@ -225,10 +236,52 @@ async fn one_wrong_line_refuses_all() {
     );
 }
 
-/// A store that fails from the nth write of rows on.
+/// A store that fails from the nth write of rows on, or when it is to make them durable.
 struct Failing {
     store: Arc<MemoryStore>,
     left: AtomicUsize,
+    syncs: AtomicUsize,
+}
+
+fn take_one(left: &AtomicUsize) -> bool {
+    left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1))
+        .is_ok()
+}
+
+/// What a store of these tests leaves to the one in memory.
+macro_rules! the_rest_in_memory {
+    () => {
+        fn device<'a>(&'a self, id: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {
+            self.store.device(id)
+        }
+        fn devices_of(&self, ids: Vec<DeviceId>) -> StoreFuture<'_, Vec<Option<DeviceRecord>>> {
+            self.store.devices_of(ids)
+        }
+        fn devices(&self, _: Option<DeviceId>, _: usize) -> StoreFuture<'_, Vec<(DeviceId, DeviceRecord)>> {
+            unreachable!("no import lists devices")
+        }
+        fn gateways(
+            &self,
+        ) -> StoreFuture<'_, Vec<(GatewayId, homeport_registrar::store::record::GatewayRecord)>> {
+            unreachable!("no import lists gateways")
+        }
+        fn migration(&self, _: protocol::CommandId) -> StoreFuture<'_, Option<MoveRecord>> {
+            unreachable!("no import reads moves")
+        }
+        fn moves(
+            &self,
+            _: homeport_registrar::store::MoveFilter,
+            _: usize,
+        ) -> StoreFuture<'_, Vec<MoveRecord>> {
+            unreachable!("no import lists moves")
+        }
+        fn audit(&self, _: u64, _: usize) -> StoreFuture<'_, Vec<homeport_registrar::api::AuditEntry>> {
+            unreachable!("no import reads the audit log")
+        }
+        fn load(&self, _: Box<dyn FnMut(homeport_registrar::store::Loaded) + Send>) -> StoreFuture<'_, ()> {
+            unreachable!("no import starts a registrar")
+        }
+    };
 }
 
 impl Store for Failing {
@@ -236,44 +289,18 @@ impl Store for Failing {
         self.store.commit(batch)
     }
     fn stage(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
-        if self
-            .left
-            .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1))
-            .is_err()
-        {
+        if !take_one(&self.left) {
             return Box::pin(std::future::ready(Err(StoreError::Engine("no space".into()))));
         }
         self.store.stage(batch)
     }
     fn sync(&self) -> StoreFuture<'_, ()> {
+        if !take_one(&self.syncs) {
+            return Box::pin(std::future::ready(Err(StoreError::Engine("no sync".into()))));
+        }
         self.store.sync()
     }
-    fn device<'a>(&'a self, id: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {
-        self.store.device(id)
-    }
-    fn devices_of(&self, ids: Vec<DeviceId>) -> StoreFuture<'_, Vec<Option<DeviceRecord>>> {
-        self.store.devices_of(ids)
-    }
-    fn devices(&self, _: Option<DeviceId>, _: usize) -> StoreFuture<'_, Vec<(DeviceId, DeviceRecord)>> {
-        unreachable!("no import lists devices")
-    }
-    fn gateways(
-        &self,
-    ) -> StoreFuture<'_, Vec<(GatewayId, homeport_registrar::store::record::GatewayRecord)>> {
-        unreachable!("no import lists gateways")
-    }
-    fn migration(&self, _: protocol::CommandId) -> StoreFuture<'_, Option<MoveRecord>> {
-        unreachable!("no import reads moves")
-    }
-    fn moves(&self, _: homeport_registrar::store::MoveFilter, _: usize) -> StoreFuture<'_, Vec<MoveRecord>> {
-        unreachable!("no import lists moves")
-    }
-    fn audit(&self, _: u64, _: usize) -> StoreFuture<'_, Vec<homeport_registrar::api::AuditEntry>> {
-        unreachable!("no import reads the audit log")
-    }
-    fn load(&self, _: Box<dyn FnMut(homeport_registrar::store::Loaded) + Send>) -> StoreFuture<'_, ()> {
-        unreachable!("no import starts a registrar")
-    }
+    the_rest_in_memory!();
 }
 
 #[tokio::test]
@@ -284,6 +311,7 @@ async fn an_import_that_broke_off_is_finished_and_undoes_nothing() {
     let failing = Arc::new(Failing {
         store: store.clone(),
         left: AtomicUsize::new(1),
+        syncs: AtomicUsize::new(usize::MAX),
     });
     let (broken, _) = importer(failing, temp.path(), None);
     let reports = import(&broken, format!("device,gateway\n{rows}"), order()).await;
@@ -297,9 +325,10 @@ async fn an_import_that_broke_off_is_finished_and_undoes_nothing() {
     assert_eq!(all_devices(store.as_ref()).await.len(), 5000);
 
     // Meanwhile someone moves a device that was written, and one that was not is added.
+    let imported = store.device(&"d0001".parse().unwrap()).await.unwrap();
     store
         .commit(vec![
-            assign("d0001", Some(1), "gw-b"),
+            change("d0001", imported, "gw-b"),
             assign("d8000", None, "gw-b"),
         ])
         .await
@@ -320,6 +349,120 @@ async fn an_import_that_broke_off_is_finished_and_undoes_nothing() {
     }
     assert_eq!(gateways.written.lock().len(), 3999);
     assert_eq!(Directory::load(store.as_ref()).await.unwrap().1.import, None);
+    assert_eq!(staged_files(temp.path()), 0);
+}
+
+#[tokio::test]
+async fn rows_that_were_written_and_not_made_durable_are_taken_over_by_the_next_try() {
+    let temp = tempfile::tempdir().unwrap();
+    let failing = Arc::new(Failing {
+        store: Arc::new(MemoryStore::default()),
+        left: AtomicUsize::new(usize::MAX),
+        syncs: AtomicUsize::new(0),
+    });
+    let (importer, gateways) = importer(failing.clone(), temp.path(), None);
+    let rows: String = (0..6000).map(|n| format!("d{n:04},gw-a\n")).collect();
+    let text = format!("device,gateway\n{rows}");
+    let reports = import(&importer, text.clone(), order()).await;
+    let error = "accepted, but it broke off; the next import or start finishes it: the storage engine failed: no sync";
+    let failed = ImportProgress::Failed {
+        error: error.into(),
+        rejected: 0,
+    };
+    assert_eq!(reports, [failed]);
+    assert_eq!(gateways.directory.len(), 0, "not durable, so not told");
+
+    failing.syncs.store(usize::MAX, SeqCst);
+    assert_eq!(import(&importer, text, order()).await, done(0, 0, 6000));
+    assert_eq!(gateways.directory.len(), 6000);
+    assert_eq!(
+        (gateways.found.lock().len(), gateways.written.lock().len()),
+        (5000, 1000)
+    );
+}
+
+/// Changes devices between the moment they are checked and the moment they are written.
+struct Meddling {
+    store: Arc<MemoryStore>,
+    changes: Mutex<Vec<Transaction>>,
+}
+
+impl Store for Meddling {
+    fn commit(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
+        self.store.commit(batch)
+    }
+    fn stage(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
+        Box::pin(async move {
+            let changes = std::mem::take(&mut *self.changes.lock());
+            let outcomes = self.store.commit(changes).await?;
+            assert!(outcomes.iter().all(Result::is_ok));
+            self.store.stage(batch).await
+        })
+    }
+    fn sync(&self) -> StoreFuture<'_, ()> {
+        self.store.sync()
+    }
+    the_rest_in_memory!();
+}
+
+#[tokio::test]
+async fn devices_changed_after_they_were_checked_are_skipped_and_counted() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = Arc::new(MemoryStore::default());
+    let known = ["kept", "moved", "noted"].map(|device| assign(device, None, "gw-a"));
+    store.commit(known.to_vec()).await.unwrap();
+    let mut noted = assign("noted", Some(1), "gw-a");
+    let put = &mut noted.device.as_mut().unwrap().put;
+    (put.epoch, put.note) = (protocol::Epoch::FIRST, "mine".into());
+    let meddling = Arc::new(Meddling {
+        store: store.clone(),
+        changes: Mutex::new(vec![
+            assign("added", None, "gw-b"),
+            assign("moved", Some(1), "gw-a"),
+            noted,
+        ]),
+    });
+    let (importer, _) = importer(meddling, temp.path(), None);
+    let text =
+        "device,gateway,labels\nadded,gw-a,\nfresh,gw-a,\nkept,gw-a,\nmoved,gw-b,\nnoted,gw-a,theirs\n";
+    let report = ImportProgress::Done {
+        added: 1,
+        moved: 0,
+        kept: 1,
+        skipped: 3,
+        dry_run: false,
+    };
+    assert_eq!(import(&importer, text.into(), order()).await, [report]);
+    let noted = store.device(&"noted".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((noted.labels.as_str(), noted.note.as_str()), ("", "mine"));
+}
+
+#[tokio::test]
+async fn an_import_whose_staged_rows_are_gone_can_be_given_up() {
+    let temp = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let lost = ImportRecord {
+        id: move_id(1),
+        actor: "test".into(),
+        at: now(),
+    };
+    let (importer, _) = importer(store, temp.path(), Some(lost));
+    let text = "device,gateway\nd1,gw-a\n";
+    let file = temp.path().join(format!("import-{}.ndjson", move_id(1)));
+    for content in [None, Some("{\"device\":")] {
+        if let Some(content) = content {
+            std::fs::write(&file, content).unwrap();
+        }
+        importer.finish().await.unwrap_err();
+        let reports = import(&importer, text.into(), order()).await;
+        let ImportProgress::Failed { error, .. } = &reports[0] else {
+            panic!("{reports:?}")
+        };
+        assert!(error.contains(file.to_str().unwrap()), "{error}");
+        assert!(error.contains("an empty one in its place to give up"), "{error}");
+    }
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(import(&importer, text.into(), order()).await, done(1, 0, 0));
     assert_eq!(staged_files(temp.path()), 0);
 }
 

@@ -46,6 +46,10 @@ impl Assignments for Apply {
         }
         Box::pin(std::future::ready(Ok(())))
     }
+
+    fn found(&self, _: Vec<(DeviceId, DeviceRecord)>) -> StoreFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,6 +104,7 @@ async fn many_rows_are_imported_and_loaded() {
                 added,
                 moved: 0,
                 kept,
+                skipped: 0,
                 dry_run: false
             })
         );

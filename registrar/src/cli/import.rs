@@ -57,17 +57,19 @@ struct Summary {
     added: u64,
     moved: u64,
     kept: u64,
+    skipped: u64,
     dry_run: bool,
 }
 
 impl Record for Summary {
-    const COLUMNS: &'static [&'static str] = &["added", "moved", "kept", "dry_run"];
+    const COLUMNS: &'static [&'static str] = &["added", "moved", "kept", "skipped", "dry_run"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.added.to_string(),
             self.moved.to_string(),
             self.kept.to_string(),
+            self.skipped.to_string(),
             self.dry_run.to_string(),
         ]
     }
@@ -129,12 +131,19 @@ impl Import {
                     added,
                     moved,
                     kept,
+                    skipped,
                     dry_run,
                 } => {
+                    if skipped > 0 {
+                        bar.suspend(|| {
+                            eprintln!("{skipped} devices were changed by someone else meanwhile and stay as they are");
+                        });
+                    }
                     return Ok(Summary {
                         added,
                         moved,
                         kept,
+                        skipped,
                         dry_run,
                     });
                 }

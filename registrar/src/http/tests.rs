@@ -371,6 +371,7 @@ async fn an_import_is_reported_line_by_line_and_is_all_or_nothing() {
         added: 1,
         moved: 1,
         kept: 0,
+        skipped: 0,
         dry_run,
     };
     assert_eq!(import("&dry_run=true", right).await.last(), Some(&done(true)));

@@ -16,7 +16,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Assignments, ImportError, ImportMetrics, Limits, Order, Written,
+    Assignments, ImportError, ImportMetrics, Limits, Order, WriteError, Written,
     parse::{Parsed, parse},
     plan::{self, Summary},
     staged::{self, Reader, Staged, Writer},
@@ -25,7 +25,7 @@ use crate::{
     api::ImportProgress,
     store::{
         DeviceChange, ImportChange, MoveChange, Store, Transaction,
-        record::{AuditRecord, ImportRecord},
+        record::{AuditRecord, ImportRecord, MoveRecord},
     },
 };
 
@@ -63,7 +63,8 @@ impl Importer {
         let finish = async move {
             let mut unfinished = importer.unfinished.lock().await;
             staged::sweep(&importer.folder, unfinished.as_ref().map(|import| import.id))?;
-            importer.write(&mut unfinished, None, &mpsc::channel(1).0).await
+            let written = importer.write_earlier(&mut unfinished, &mpsc::channel(1).0).await;
+            written.map_err(ImportError::Unfinished)
         };
         on_blocking_thread(finish).await
     }
@@ -80,10 +81,11 @@ impl Importer {
             let (runner, progress) = (Arc::clone(&importer), reports.clone());
             let result = on_blocking_thread(async move { runner.run(input, order, &progress).await }).await;
             let last = match result {
-                Ok(Summary { added, moved, kept }) => ImportProgress::Done {
-                    added,
-                    moved,
-                    kept,
+                Ok(summary) => ImportProgress::Done {
+                    added: summary.added,
+                    moved: summary.moved,
+                    kept: summary.kept,
+                    skipped: summary.skipped,
                     dry_run,
                 },
                 Err(error) => {
@@ -113,7 +115,8 @@ impl Importer {
         reports: &Reports,
     ) -> Result<Summary, ImportError> {
         let mut unfinished = self.unfinished.try_lock().map_err(|_| ImportError::Busy)?;
-        self.write(&mut unfinished, None, reports).await?;
+        let earlier = self.write_earlier(&mut unfinished, reports).await;
+        earlier.map_err(ImportError::Earlier)?;
 
         let mut parsed = parse(input, order.format, &self.limits, |rows| {
             progress(reports, "checking", rows, None)
@@ -131,7 +134,7 @@ impl Importer {
         };
         let checked = self.check(parsed, import.at, file.as_mut(), reports).await;
         let changes = file.map_or(Ok(0), Writer::finish);
-        let (summary, changes) = match (checked, changes) {
+        let (mut summary, changes) = match (checked, changes) {
             (Ok(summary), Ok(changes)) if changes > 0 => (summary, changes),
             (checked, changes) => {
                 staged::remove(&self.folder, import.id)?;
@@ -145,7 +148,8 @@ impl Importer {
         };
         self.store.commit(vec![accepted]).await?;
         *unfinished = Some(import);
-        self.write(&mut unfinished, Some(changes), reports).await?;
+        let written = self.write(&mut unfinished, Some(changes), &mut summary, reports);
+        written.await.map_err(ImportError::Unfinished)?;
         Ok(summary)
     }
 
@@ -208,20 +212,35 @@ impl Importer {
         }
     }
 
-    /// Writes what is staged, in the order of ids. A device that was changed since it was checked stays as it is: it
-    /// was changed by this very import before it broke off, or by someone else later.
+    /// Finishes an import that broke off, if there is one.
+    async fn write_earlier(
+        &self,
+        unfinished: &mut Option<ImportRecord>,
+        reports: &Reports,
+    ) -> Result<(), WriteError> {
+        // What it added and moved was told, or was to be told, to whoever asked for it.
+        let mut summary = Summary::default();
+        let import = unfinished.as_ref().map(|import| import.id);
+        self.write(unfinished, None, &mut summary, reports).await?;
+        if let Some(import) = import {
+            tracing::info!(%import, skipped = summary.skipped, "an import that broke off is finished");
+        }
+        Ok(())
+    }
+
+    /// Writes what is staged, in the order of ids. A device that someone else changed since it was checked stays as it
+    /// is, and counts as skipped.
     async fn write(
         &self,
         unfinished: &mut Option<ImportRecord>,
         total: Option<u64>,
+        summary: &mut Summary,
         reports: &Reports,
-    ) -> Result<(), ImportError> {
+    ) -> Result<(), WriteError> {
         let Some(import) = unfinished.as_ref() else {
             return Ok(());
         };
-        self.write_staged(import, total, reports)
-            .await
-            .map_err(|error| ImportError::Unfinished(Box::new(error)))?;
+        self.write_staged(import, total, summary, reports).await?;
         self.metrics.finished.inc();
         let id = import.id;
         *unfinished = None;
@@ -236,9 +255,10 @@ impl Importer {
         &self,
         import: &ImportRecord,
         total: Option<u64>,
+        summary: &mut Summary,
         reports: &Reports,
-    ) -> Result<(), ImportError> {
-        let mut staged = Reader::open(&staged::path(&self.folder, import.id))?;
+    ) -> Result<(), WriteError> {
+        let mut staged = Reader::open(staged::path(&self.folder, import.id))?;
         let mut rows = 0;
         loop {
             let chunk = staged.next(CHUNK)?;
@@ -246,19 +266,7 @@ impl Importer {
                 break;
             }
             rows += chunk.len() as u64;
-            let (batch, written): (Vec<_>, Vec<_>) = chunk
-                .into_iter()
-                .map(|change| self.transaction(change, import))
-                .unzip();
-            let outcomes = self.store.stage(batch).await?;
-            self.store.sync().await?;
-            let written: Vec<_> = written
-                .into_iter()
-                .zip(outcomes)
-                .filter_map(|(row, outcome)| outcome.ok().map(|_| row))
-                .collect();
-            self.metrics.rows.inc_by(written.len() as u64);
-            self.assignments.written(written).await?;
+            self.write_chunk(chunk, import, summary).await?;
             progress(reports, "writing", rows, total);
         }
         let finished = Transaction {
@@ -269,41 +277,76 @@ impl Importer {
         Ok(())
     }
 
-    fn transaction(&self, change: Staged, import: &ImportRecord) -> (Transaction, Written) {
-        let Staged { device, before, put } = change;
-        let expect = before.as_ref().map(|before| before.epoch);
-        let assigned = before.filter(|before| !before.removed);
-        let changed = expect != Some(put.epoch);
-        let from = assigned.as_ref().map(|before| &before.gateway);
-        let moved = changed
-            .then(|| self.assignments.plan_move(&device, from, &put, &import.actor))
-            .flatten();
-        let audit = AuditRecord {
-            at: import.at,
-            actor: import.actor.clone(),
-            action: "import".into(),
-            device: Some(device.clone()),
-            before: assigned.map(|before| (before.gateway, before.epoch)),
-            after: Some((put.gateway.clone(), put.epoch)),
-        };
-        let transaction = Transaction {
-            device: Some(DeviceChange {
-                id: device.clone(),
-                expect,
-                put: put.clone(),
-            }),
-            moves: moved.iter().cloned().map(MoveChange::Put).collect(),
-            audit: Some(audit),
-            ..Transaction::default()
-        };
-        (
-            transaction,
-            Written {
-                device,
-                record: put,
-                moved,
-            },
-        )
+    async fn write_chunk(
+        &self,
+        chunk: Vec<Staged>,
+        import: &ImportRecord,
+        summary: &mut Summary,
+    ) -> Result<(), WriteError> {
+        let planned: Vec<_> = chunk
+            .iter()
+            .map(|change| self.planned_move(change, import))
+            .collect();
+        let batch = chunk.iter().zip(&planned);
+        let batch = batch.map(|(change, moved)| transaction(change, moved.as_ref(), import));
+        let outcomes = self.store.stage(batch.collect()).await?;
+        self.store.sync().await?;
+        let (mut written, mut found) = (Vec::new(), Vec::new());
+        for ((change, moved), outcome) in chunk.into_iter().zip(planned).zip(outcomes) {
+            match outcome {
+                Ok(_) => written.push(Written {
+                    device: change.device,
+                    record: change.put,
+                    moved,
+                }),
+                // Written by this very import, before it broke off.
+                Err(conflict) if conflict.found.as_ref() == Some(&change.put) => {
+                    found.push((change.device, change.put));
+                }
+                Err(_) => {
+                    self.metrics.skipped.inc();
+                    summary.skip(&change);
+                }
+            }
+        }
+        self.metrics.rows.inc_by(written.len() as u64);
+        self.assignments.found(found).await?;
+        self.assignments.written(written).await?;
+        Ok(())
+    }
+
+    fn planned_move(&self, change: &Staged, import: &ImportRecord) -> Option<MoveRecord> {
+        let before = change.before.as_ref();
+        let from = before
+            .filter(|before| !before.removed)
+            .map(|before| &before.gateway);
+        if before.is_some_and(|before| before.epoch == change.put.epoch) {
+            return None;
+        }
+        self.assignments
+            .plan_move(&change.device, from, &change.put, &import.actor)
+    }
+}
+
+fn transaction(change: &Staged, moved: Option<&MoveRecord>, import: &ImportRecord) -> Transaction {
+    let assigned = change.before.as_ref().filter(|before| !before.removed);
+    let audit = AuditRecord {
+        at: import.at,
+        actor: import.actor.clone(),
+        action: "import".into(),
+        device: Some(change.device.clone()),
+        before: assigned.map(|before| (before.gateway.clone(), before.epoch)),
+        after: Some((change.put.gateway.clone(), change.put.epoch)),
+    };
+    Transaction {
+        device: Some(DeviceChange {
+            id: change.device.clone(),
+            expect: change.before.clone(),
+            put: change.put.clone(),
+        }),
+        moves: moved.cloned().map(MoveChange::Put).into_iter().collect(),
+        audit: Some(audit),
+        ..Transaction::default()
     }
 }
 

@@ -3,10 +3,7 @@
 use jiff::Timestamp;
 use protocol::{Epoch, GatewayId};
 
-use super::{
-    parse::Row,
-    staged::{Before, Staged},
-};
+use super::{parse::Row, staged::Staged};
 use crate::store::record::DeviceRecord;
 
 /// What an import did, or would do.
@@ -18,6 +15,21 @@ pub struct Summary {
     pub moved: u64,
     /// Devices that keep their gateway.
     pub kept: u64,
+    /// Devices left as they are, because someone else changed them after they were checked.
+    pub skipped: u64,
+}
+
+impl Summary {
+    /// Counts a change as skipped that was counted as made.
+    pub(super) fn skip(&mut self, change: &Staged) {
+        let counted = match change.before.as_ref().filter(|before| !before.removed) {
+            None => &mut self.added,
+            Some(before) if before.epoch == change.put.epoch => &mut self.kept,
+            Some(_) => &mut self.moved,
+        };
+        *counted = counted.saturating_sub(1);
+        self.skipped += 1;
+    }
 }
 
 /// The change that a row asks for, if any, counted in `summary`.
@@ -59,11 +71,7 @@ pub(super) fn change(
     };
     Some(Staged {
         device: row.device,
-        before: before.map(|before| Before {
-            gateway: before.gateway,
-            epoch: before.epoch,
-            removed: before.removed,
-        }),
+        before,
         put,
     })
 }
@@ -107,7 +115,12 @@ mod tests {
     }
 
     fn counts(added: u64, moved: u64, kept: u64) -> Summary {
-        Summary { added, moved, kept }
+        Summary {
+            added,
+            moved,
+            kept,
+            skipped: 0,
+        }
     }
 
     #[test]

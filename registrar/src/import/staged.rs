@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use protocol::{CommandId, DeviceId, Epoch, GatewayId};
+use protocol::{CommandId, DeviceId};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{folder::sync_folder, record::DeviceRecord};
@@ -14,19 +14,12 @@ use crate::store::{folder::sync_folder, record::DeviceRecord};
 const PREFIX: &str = "import-";
 const SUFFIX: &str = ".ndjson";
 
-/// The assignment a change is based on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Before {
-    pub gateway: GatewayId,
-    pub epoch: Epoch,
-    pub removed: bool,
-}
-
 /// One change to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Staged {
     pub device: DeviceId,
-    pub before: Option<Before>,
+    /// The row it is based on.
+    pub before: Option<DeviceRecord>,
     pub put: DeviceRecord,
 }
 
@@ -66,21 +59,42 @@ impl Writer {
     }
 }
 
+/// Why the changes of an accepted import cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the staged rows in {path} cannot be read: {source}; put the file back as it was, or an empty one in its place to \
+     give up the rows that are not written yet"
+)]
+pub struct Unreadable {
+    path: PathBuf,
+    source: io::Error,
+}
+
 /// The file being read.
 pub(super) struct Reader {
+    path: PathBuf,
     lines: io::Lines<BufReader<File>>,
 }
 
 impl Reader {
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let lines = BufReader::with_capacity(256 * 1024, File::open(path)?).lines();
-        Ok(Self { lines })
+    pub fn open(path: PathBuf) -> Result<Self, Unreadable> {
+        match File::open(&path) {
+            Ok(file) => Ok(Self {
+                lines: BufReader::with_capacity(256 * 1024, file).lines(),
+                path,
+            }),
+            Err(source) => Err(Unreadable { path, source }),
+        }
     }
 
     /// At most `count` further changes; none at the end.
-    pub fn next(&mut self, count: usize) -> io::Result<Vec<Staged>> {
+    pub fn next(&mut self, count: usize) -> Result<Vec<Staged>, Unreadable> {
         let change = |line: io::Result<String>| Ok(serde_json::from_str(&line?)?);
-        self.lines.by_ref().take(count).map(change).collect()
+        let changes: io::Result<_> = self.lines.by_ref().take(count).map(change).collect();
+        changes.map_err(|source| Unreadable {
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 

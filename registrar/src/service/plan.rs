@@ -1,13 +1,13 @@
 //! What a change writes.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use jiff::Timestamp;
 use protocol::{DeviceId, Epoch, GatewayId, message::MoveReason};
 
 use super::{
-    AuditRecord, DeviceChange, DeviceRecord, MoveChange, Parts, Service, ServiceError, Transaction, new_id,
-    now,
+    AuditRecord, DeviceChange, DeviceRecord, MoveChange, MoveFilter, Parts, Service, ServiceError,
+    Transaction, new_id, now,
 };
 use crate::{
     api::{MigrationState, Step},
@@ -127,6 +127,29 @@ impl Assignments for Service {
             Ok(())
         })
     }
+
+    fn found(&self, mut rows: Vec<(DeviceId, DeviceRecord)>) -> StoreFuture<'_, ()> {
+        rows.retain(|(device, row)| self.parts.is_behind(device, row));
+        Box::pin(async move {
+            if rows.is_empty() {
+                return Ok(());
+            }
+            let open = MoveFilter {
+                open: true,
+                ..MoveFilter::default()
+            };
+            let open = self.parts.store.moves(open, usize::MAX).await?;
+            let mut open: HashMap<_, _> = open
+                .into_iter()
+                .map(|moved| ((moved.device.clone(), moved.epoch), moved))
+                .collect();
+            for (device, row) in rows {
+                let moved = open.remove(&(device.clone(), row.epoch));
+                self.parts.apply(&device, &row, moved).await;
+            }
+            Ok(())
+        })
+    }
 }
 
 /// A move that nobody knows of yet.
@@ -183,7 +206,7 @@ impl Plan {
         Transaction {
             device: Some(DeviceChange {
                 id: id.clone(),
-                expect: before.map(|before| before.epoch),
+                expect: before.cloned(),
                 put: self.record.clone(),
             }),
             moves: self.moved.clone().map(MoveChange::Put).into_iter().collect(),

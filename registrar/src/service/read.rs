@@ -1,14 +1,15 @@
 //! What can be read.
 
-use std::{collections::BinaryHeap, time::Duration};
+use std::{collections::BinaryHeap, sync::Arc, time::Duration};
 
 use protocol::{CommandId, DeviceId, GatewayId, message::GatewayState};
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{Service, ServiceError, is_stuck, now};
 use crate::{
-    api::{Device, Devices, Gateway, Migration},
+    api::{Device, Devices, Gateway, Migration, Migrations},
     control::KnownGateway,
+    directory::Directory,
     store::{
         MoveFilter,
         record::{DeviceRecord, MoveRecord},
@@ -36,21 +37,16 @@ impl Service {
         gateway: Option<&GatewayId>,
         limit: usize,
     ) -> Result<Devices, ServiceError> {
-        let mut devices = Vec::new();
         if let Some(gateway) = gateway {
-            for id in self.assigned_to(gateway, after.as_ref(), limit + 1) {
-                let row = self.parts.store.device(&id).await?;
-                let row = row.filter(|row| !row.removed && row.gateway == *gateway);
-                devices.extend(row.map(|row| self.shown(id, row)));
-            }
-        } else {
-            while devices.len() <= limit {
-                let rows = self.parts.store.devices(after.clone(), limit + 1).await?;
-                let Some((last, _)) = rows.last() else { break };
-                after = Some(last.clone());
-                let present = rows.into_iter().filter(|(_, row)| !row.removed);
-                devices.extend(present.map(|(id, row)| self.shown(id, row)));
-            }
+            return self.devices_of(gateway.clone(), after, limit).await;
+        }
+        let mut devices = Vec::new();
+        while devices.len() <= limit {
+            let rows = self.parts.store.devices(after.clone(), limit + 1).await?;
+            let Some((last, _)) = rows.last() else { break };
+            after = Some(last.clone());
+            let present = rows.into_iter().filter(|(_, row)| !row.removed);
+            devices.extend(present.map(|(id, row)| self.shown(id, row)));
         }
         let more = devices.len() > limit;
         devices.truncate(limit);
@@ -58,6 +54,35 @@ impl Service {
             .last()
             .filter(|_| more)
             .map(|device| device.device.clone());
+        Ok(Devices { devices, next })
+    }
+
+    /// The page of one gateway. A device that leaves it between the look and the read is left out, and the page is the
+    /// shorter for it; where the next one begins does not depend on that.
+    async fn devices_of(
+        &self,
+        gateway: GatewayId,
+        after: Option<DeviceId>,
+        limit: usize,
+    ) -> Result<Devices, ServiceError> {
+        let directory = Arc::clone(&self.parts.directory);
+        let look = {
+            let gateway = gateway.clone();
+            move || assigned_to(&directory, &gateway, after.as_ref(), limit + 1)
+        };
+        // It looks at every device there is, which is no work for those who answer requests.
+        let mut ids = spawn_blocking(look)
+            .await
+            .map_err(|error| ServiceError::Unavailable(format!("the devices cannot be listed: {error}")))?;
+        let more = ids.len() > limit;
+        ids.truncate(limit);
+        let next = ids.last().cloned().filter(|_| more);
+        let rows = self.parts.store.devices_of(ids.clone()).await?;
+        let rows = ids.into_iter().zip(rows).filter_map(|(id, row)| Some((id, row?)));
+        let devices = rows
+            .filter(|(_, row)| !row.removed && row.gateway == gateway)
+            .map(|(id, row)| self.shown(id, row))
+            .collect();
         Ok(Devices { devices, next })
     }
 
@@ -112,9 +137,14 @@ impl Service {
     ///
     /// # Errors
     /// A failing store.
-    pub async fn migrations(&self, filter: MoveFilter, limit: usize) -> Result<Vec<Migration>, ServiceError> {
-        let records = self.parts.store.moves(filter, limit).await?;
-        Ok(records.iter().map(|record| self.shown_move(record)).collect())
+    pub async fn migrations(&self, filter: MoveFilter, limit: usize) -> Result<Migrations, ServiceError> {
+        let mut records = self.parts.store.moves(filter, limit + 1).await?;
+        let more = records.len() > limit;
+        records.truncate(limit);
+        Ok(Migrations {
+            next: records.last().map(|record| record.id).filter(|_| more),
+            migrations: records.iter().map(|record| self.shown_move(record)).collect(),
+        })
     }
 
     async fn record(&self, id: CommandId) -> Result<MoveRecord, ServiceError> {
@@ -214,25 +244,30 @@ impl Service {
             .gateway(gateway)
             .is_some_and(|gateway| gateway.is_online())
     }
+}
 
-    /// The first `limit` devices assigned to a gateway, after an id.
-    fn assigned_to(&self, gateway: &GatewayId, after: Option<&DeviceId>, limit: usize) -> Vec<DeviceId> {
-        let Some(number) = self.parts.directory.find(gateway.as_str()) else {
-            return Vec::new();
-        };
-        let after = after.map_or("", DeviceId::as_str);
-        let mut first = BinaryHeap::<Box<str>>::with_capacity(limit + 1);
-        self.parts.directory.for_each(|id, row| {
-            if row.is_assigned() && row.gateway() == Some(number) && id > after {
-                if first.len() < limit || first.peek().is_some_and(|last| *id < **last) {
-                    first.push(Box::<str>::from(id));
-                }
-                if first.len() > limit {
-                    first.pop();
-                }
+/// The first `limit` devices assigned to a gateway, after an id.
+fn assigned_to(
+    directory: &Directory,
+    gateway: &GatewayId,
+    after: Option<&DeviceId>,
+    limit: usize,
+) -> Vec<DeviceId> {
+    let Some(number) = directory.find(gateway.as_str()) else {
+        return Vec::new();
+    };
+    let after = after.map_or("", DeviceId::as_str);
+    let mut first = BinaryHeap::<Box<str>>::with_capacity(limit + 1);
+    directory.for_each(|id, row| {
+        if row.is_assigned() && row.gateway() == Some(number) && id > after {
+            if first.len() < limit || first.peek().is_some_and(|last| *id < **last) {
+                first.push(Box::<str>::from(id));
             }
-        });
-        let ids = first.into_sorted_vec().into_iter();
-        ids.filter_map(|id| id.parse().ok()).collect()
-    }
+            if first.len() > limit {
+                first.pop();
+            }
+        }
+    });
+    let ids = first.into_sorted_vec().into_iter();
+    ids.filter_map(|id| id.parse().ok()).collect()
 }

@@ -21,10 +21,10 @@ use super::{Conflict, MAX_BATCH, Store, StoreError, Transaction};
 /// Why a transaction was not committed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
-    /// The row has another epoch than expected.
+    /// The row is not the expected one.
     #[error(transparent)]
     Conflict(Conflict),
-    /// The store failed; the transaction may be tried again.
+    /// The store failed; the transaction may be tried again. It may have been written all the same.
     #[error("not stored: {0}")]
     Failed(Arc<StoreError>),
     /// The committer is closed.
@@ -100,7 +100,7 @@ impl Commits {
     /// the caller no longer waits.
     ///
     /// # Errors
-    /// A conflict, a failing store, or a closed committer; nothing of the transaction is done then.
+    /// A conflict, a failing store, or a closed committer; nothing of the transaction is acknowledged then.
     pub async fn commit(&self, transaction: Transaction) -> Result<u64, CommitError> {
         let (answer, answered) = oneshot::channel();
         match self.queue.send(Waiting { transaction, answer }).await {

@@ -26,7 +26,14 @@ struct Tables {
     moves: BTreeMap<CommandId, MoveRecord>,
     audit: BTreeMap<u64, AuditRecord>,
     import: Option<ImportRecord>,
-    failure: Option<String>,
+    failure: Option<Failure>,
+}
+
+enum Failure {
+    /// Nothing is written.
+    Write(String),
+    /// What is written is not made durable.
+    Sync(String),
 }
 
 impl MemoryStore {
@@ -40,7 +47,13 @@ impl MemoryStore {
 
     /// Makes every commit fail with this text, until it is called with `None`.
     pub fn fail(&self, failure: Option<&str>) {
-        self.tables.lock().failure = failure.map(str::to_owned);
+        self.tables.lock().failure = failure.map(|text| Failure::Write(text.to_owned()));
+    }
+
+    /// Makes every commit write and then fail with this text, as when a disk fails at the very end, until
+    /// [`fail`](Self::fail) is called with `None`.
+    pub fn fail_to_sync(&self, failure: &str) {
+        self.tables.lock().failure = Some(Failure::Sync(failure.to_owned()));
     }
 }
 
@@ -48,7 +61,7 @@ impl Tables {
     fn apply(&mut self, transaction: Transaction, retention: Retention) -> Result<u64, Conflict> {
         if let Some(change) = transaction.device {
             let found = self.devices.get(&change.id);
-            if found.map(|record| record.epoch) != change.expect {
+            if found != change.expect.as_ref() {
                 return Err(Conflict {
                     found: found.cloned(),
                     device: change.id,
@@ -98,12 +111,16 @@ fn ready<'a, T: Send + 'a>(result: Result<T, StoreError>) -> StoreFuture<'a, T> 
 
 impl Store for MemoryStore {
     fn commit(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
-        self.stage(batch)
+        Box::pin(async move {
+            let outcomes = self.stage(batch).await?;
+            self.sync().await?;
+            Ok(outcomes)
+        })
     }
 
     fn stage(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
         let mut tables = self.tables.lock();
-        if let Some(failure) = &tables.failure {
+        if let Some(Failure::Write(failure)) = &tables.failure {
             return ready(Err(StoreError::Engine(failure.clone())));
         }
         ready(Ok(batch
@@ -113,7 +130,12 @@ impl Store for MemoryStore {
     }
 
     fn sync(&self) -> StoreFuture<'_, ()> {
-        ready(Ok(()))
+        ready(match &self.tables.lock().failure {
+            Some(Failure::Write(failure) | Failure::Sync(failure)) => {
+                Err(StoreError::Engine(failure.clone()))
+            }
+            None => Ok(()),
+        })
     }
 
     fn device<'a>(&'a self, id: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {

@@ -41,13 +41,19 @@ pub fn line(device: &str, action: &str) -> AuditRecord {
     }
 }
 
-/// Sets a device's row and adds a line to the audit log.
-pub fn assign(device: &str, expect: Option<u64>, gateway: &str) -> Transaction {
+/// Sets the row of a device that is new, or on `gw-a` with an epoch, and adds a line to the audit log.
+pub fn assign(device: &str, epoch: Option<u64>, gateway: &str) -> Transaction {
+    change(device, epoch.map(|epoch| row("gw-a", epoch)), gateway)
+}
+
+/// Sets a device's row over the one it has, and adds a line to the audit log.
+pub fn change(device: &str, before: Option<DeviceRecord>, gateway: &str) -> Transaction {
+    let epoch = before.as_ref().map_or(Epoch::FIRST, |before| before.epoch.next());
     Transaction {
         device: Some(DeviceChange {
             id: device.parse().unwrap(),
-            expect: expect.map(Epoch::new),
-            put: row(gateway, expect.unwrap_or(0) + 1),
+            expect: before,
+            put: row(gateway, epoch.get()),
         }),
         audit: Some(line(device, "assign")),
         ..Transaction::default()

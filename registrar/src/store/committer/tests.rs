@@ -7,12 +7,12 @@ use crate::store::{
     record::{AuditRecord, DeviceRecord},
 };
 
-fn assign(device: &str, expect: Option<u64>) -> Transaction {
-    let epoch = Epoch::new(expect.unwrap_or(0) + 1);
+fn assign(device: &str) -> Transaction {
+    let epoch = Epoch::FIRST;
     Transaction {
         device: Some(DeviceChange {
             id: device.parse().unwrap(),
-            expect: expect.map(Epoch::new),
+            expect: None,
             put: DeviceRecord {
                 gateway: "gw-a".parse().unwrap(),
                 epoch,
@@ -43,7 +43,7 @@ async fn waiting_changes_share_batches_and_each_gets_its_own_answer() {
         .map(|n| {
             let commits = commits.clone();
             // Each device is assigned twice as if new: one of the two must lose.
-            tokio::spawn(async move { commits.commit(assign(&format!("d{}", n % 500), None)).await })
+            tokio::spawn(async move { commits.commit(assign(&format!("d{}", n % 500))).await })
         })
         .collect();
     let mut places = Vec::new();
@@ -63,7 +63,7 @@ async fn waiting_changes_share_batches_and_each_gets_its_own_answer() {
     assert_eq!(conflicts, 500);
     assert!(metrics.batches.get() < 1000);
     committer.close().await;
-    let closed = commits.commit(assign("late", None)).await;
+    let closed = commits.commit(assign("late")).await;
     assert!(matches!(closed, Err(CommitError::Closed)));
     assert_eq!(store.devices(None, 1000).await.unwrap().len(), 500);
 }
@@ -74,14 +74,14 @@ async fn a_failing_store_answers_everyone_and_is_tried_again() {
     let (committer, commits) = Committer::spawn(store.clone(), 10, CommitMetrics::default());
     store.fail(Some("no space"));
     for _ in 0..3 {
-        let error = commits.commit(assign("d", None)).await.unwrap_err();
+        let error = commits.commit(assign("d")).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "not stored: the storage engine failed: no space"
         );
     }
     store.fail(None);
-    assert_eq!(commits.commit(assign("d", None)).await.unwrap(), 1);
+    assert_eq!(commits.commit(assign("d")).await.unwrap(), 1);
     committer.close().await;
 }
 
@@ -93,7 +93,7 @@ async fn closing_stores_what_waits() {
     for n in 0..10 {
         let commits = commits.clone();
         callers.push(tokio::spawn(async move {
-            commits.commit(assign(&format!("d{n}"), None)).await
+            commits.commit(assign(&format!("d{n}"))).await
         }));
     }
     // The test runs on one thread: the callers above are in the queue before the committer runs again.

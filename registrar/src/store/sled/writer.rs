@@ -78,7 +78,7 @@ impl Writer {
                 }
                 None => None,
             };
-            if found.as_ref().map(|record| record.epoch) != change.expect {
+            if found != change.expect {
                 return Ok(Err(Conflict {
                     device: change.id,
                     found,

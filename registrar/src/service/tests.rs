@@ -1,0 +1,161 @@
+use protocol::message::Instruction;
+
+use super::*;
+use crate::{
+    api::MigrationState,
+    config::Config,
+    import::Assignments,
+    testkit::{Registrar, device, gateway},
+};
+
+fn to(name: &str) -> Assign {
+    Assign {
+        gateway: gateway(name),
+        allow_unknown_gateway: false,
+        labels: None,
+        note: None,
+        expect_epoch: None,
+    }
+}
+
+async fn two_gateways() -> Registrar {
+    let registrar = Registrar::start(Config::default()).await;
+    registrar.gateway("gw-a").await;
+    registrar.gateway("gw-b").await;
+    registrar
+}
+
+impl Registrar {
+    async fn assign(&self, assign: Assign) -> Result<Device, ServiceError> {
+        self.service.assign(device("d"), assign, "ann".into()).await
+    }
+
+    fn gateway_of(&self, id: &str) -> Option<GatewayId> {
+        let directory = self.service.directory();
+        let own = directory.lookup(id)?.gateway()?;
+        Some(directory.gateway(own))
+    }
+
+    async fn has_open_move(&self) {
+        let view = self.service.view();
+        self.until("the move is open", || async {
+            view.open_move_of(&device("d")).is_some()
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_was_written_but_not_made_durable_is_neither_acknowledged_nor_forgotten() {
+    let registrar = two_gateways().await;
+    registrar.assign(to("gw-a")).await.unwrap();
+    registrar.store.fail_to_sync("no sync");
+    // The first writes the row; the second finds it there, which does not make it durable.
+    for _ in 0..2 {
+        let refused = registrar.assign(to("gw-b")).await;
+        assert!(
+            matches!(refused, Err(ServiceError::Unavailable(_))),
+            "{refused:?}"
+        );
+        assert_eq!(registrar.gateway_of("d"), Some(gateway("gw-a")));
+    }
+    registrar.store.fail(None);
+    let shown = registrar.assign(to("gw-b")).await.unwrap();
+    assert_eq!(
+        shown.epoch.get(),
+        2,
+        "the row of the failed write is the one that counts"
+    );
+    assert_eq!(registrar.gateway_of("d"), Some(gateway("gw-b")));
+    registrar.has_open_move().await;
+}
+
+#[tokio::test]
+async fn a_move_that_was_written_but_not_made_durable_is_answered_once_it_is_followed() {
+    let registrar = two_gateways().await;
+    registrar.assign(to("gw-a")).await.unwrap();
+    let start = async || {
+        let start = StartMigration {
+            device: device("d"),
+            gateway: gateway("gw-b"),
+            reason: None,
+            grace_ms: None,
+        };
+        registrar.service.start_migration(start, "ann".into()).await
+    };
+    registrar.store.fail_to_sync("no sync");
+    for _ in 0..2 {
+        let refused = start().await;
+        assert!(
+            matches!(refused, Err(ServiceError::Unavailable(_))),
+            "{refused:?}"
+        );
+    }
+    registrar.store.fail(None);
+    let moved = start().await.unwrap();
+    registrar.has_open_move().await;
+    assert_eq!(
+        registrar.service.view().open_move_of(&device("d")),
+        Some(moved.migration)
+    );
+    assert_eq!(registrar.gateway_of("d"), Some(gateway("gw-b")));
+}
+
+#[tokio::test]
+async fn a_failed_move_that_is_overtaken_leaves_no_place_behind() {
+    let registrar = two_gateways().await;
+    registrar.assign(to("gw-a")).await.unwrap();
+    registrar.store.fail_to_sync("no sync");
+    registrar.assign(to("gw-b")).await.unwrap_err();
+    registrar.store.fail(None);
+    registrar.gateway("gw-c").await;
+    registrar.assign(to("gw-c")).await.unwrap();
+    registrar
+        .until("the old gateway is told", || async {
+            let notice =
+                |instruction: &_| matches!(instruction, Instruction::Notify { epoch, .. } if epoch.get() == 3);
+            registrar
+                .told("gw-a")
+                .iter()
+                .any(|command| notice(&command.instruction))
+        })
+        .await;
+    let filter = MoveFilter::default();
+    registrar
+        .until("the failed move is superseded", || async {
+            let moves = registrar.store.moves(filter.clone(), 10).await.unwrap();
+            moves.last().unwrap().state == MigrationState::Superseded
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn rows_an_import_left_behind_are_taken_over_with_their_moves() {
+    let registrar = two_gateways().await;
+    registrar.assign(to("gw-a")).await.unwrap();
+    registrar.store.fail_to_sync("no sync");
+    registrar.assign(to("gw-b")).await.unwrap_err();
+    registrar.store.fail(None);
+    let row = registrar.store.device(&device("d")).await.unwrap().unwrap();
+    registrar.service.found(vec![(device("d"), row)]).await.unwrap();
+    assert_eq!(registrar.gateway_of("d"), Some(gateway("gw-b")));
+    registrar.has_open_move().await;
+}
+
+#[tokio::test]
+async fn labels_and_a_note_changed_at_once_are_both_kept() {
+    let registrar = two_gateways().await;
+    registrar.assign(to("gw-a")).await.unwrap();
+    let labels = Assign {
+        labels: Some("l".into()),
+        ..to("gw-a")
+    };
+    let note = Assign {
+        note: Some("n".into()),
+        ..to("gw-a")
+    };
+    let (first, second) = tokio::join!(registrar.assign(labels), registrar.assign(note));
+    assert!(first.is_ok() && second.is_ok());
+    let row = registrar.store.device(&device("d")).await.unwrap().unwrap();
+    assert_eq!((row.labels.as_str(), row.note.as_str()), ("l", "n"));
+}
