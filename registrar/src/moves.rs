@@ -10,6 +10,7 @@
 
 mod changes;
 mod events;
+mod places;
 mod pursuit;
 mod reconcile;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use protocol::{
 };
 
 use crate::store::record::MoveRecord;
+use places::Places;
 use pursuit::{Pursuit, Stage};
 
 /// One row of the directory, as the moves need it.
@@ -127,6 +129,7 @@ pub struct Settings {
 pub struct Moves {
     settings: Settings,
     pursuits: HashMap<DeviceId, Pursuit>,
+    places: Places,
     /// How many pursuits have no move.
     strays: usize,
 }
@@ -188,6 +191,7 @@ impl Moves {
         Self {
             settings,
             pursuits: HashMap::new(),
+            places: Places::default(),
             strays: 0,
         }
     }
@@ -248,27 +252,19 @@ impl Moves {
 
     /// The notices wanted on a gateway: device and epoch.
     pub fn wanted_on(&self, gateway: &GatewayId) -> BTreeMap<DeviceId, Epoch> {
-        let wanted = self.pursuits.iter().filter(|(_, pursuit)| {
-            pursuit
-                .places
-                .get(gateway)
-                .is_some_and(|place| place.stage != Stage::Clearing)
+        let wanted = self.places.on(gateway).filter_map(|device| {
+            let pursuit = self.pursuits.get(device)?;
+            let place = pursuit.places.get(gateway)?;
+            (place.stage != Stage::Clearing).then(|| (device.clone(), pursuit.epoch))
         });
-        wanted
-            .map(|(device, pursuit)| (device.clone(), pursuit.epoch))
-            .collect()
+        wanted.collect()
     }
 
     fn offline(&mut self, gateway: &GatewayId, turn: &mut Turn<'_>) {
         for device in turn.world.connected_on(gateway) {
             turn.commands.push(Command::Left(device, gateway.clone()));
         }
-        let touched: Vec<_> = self
-            .pursuits
-            .iter()
-            .filter(|(_, pursuit)| pursuit.places.contains_key(gateway))
-            .map(|(device, _)| device.clone())
-            .collect();
+        let touched: Vec<_> = self.places.on(gateway).cloned().collect();
         for device in touched {
             if let Some(pursuit) = self.take(&device) {
                 self.put(device, pursuit, turn);
@@ -287,6 +283,7 @@ impl Moves {
     fn take(&mut self, device: &DeviceId) -> Option<Pursuit> {
         let pursuit = self.pursuits.remove(device)?;
         self.strays -= usize::from(pursuit.record.is_none());
+        self.places.remove(device, &pursuit);
         Some(pursuit)
     }
 
@@ -304,6 +301,7 @@ impl Moves {
             }
             self.strays += 1;
         }
+        self.places.add(&device, &pursuit);
         self.pursuits.insert(device, pursuit);
     }
 }

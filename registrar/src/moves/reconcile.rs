@@ -49,10 +49,10 @@ impl Moves {
         turn: &mut Turn<'_>,
     ) {
         let missing: Vec<_> = self
-            .pursuits
-            .iter()
-            .filter(|(device, pursuit)| pursuit.places.contains_key(gateway) && !held.contains_key(*device))
-            .map(|(device, _)| device.clone())
+            .places
+            .on(gateway)
+            .filter(|device| !held.contains_key(*device))
+            .cloned()
             .collect();
         for device in missing {
             let Some(mut pursuit) = self.take(&device) else {

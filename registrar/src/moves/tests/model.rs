@@ -336,6 +336,13 @@ impl Model {
         let open: Vec<_> = self.moves.open().map(|record| record.device.clone()).collect();
         let devices: BTreeSet<_> = open.iter().collect();
         assert_eq!(open.len(), devices.len(), "one open move a device");
+        for id in GATEWAYS {
+            let id = g(id);
+            let indexed: BTreeSet<_> = self.moves.places.on(&id).collect();
+            let pursued = self.moves.pursuits.iter();
+            let pursued = pursued.filter(|(_, pursuit)| pursuit.places.contains_key(&id));
+            assert_eq!(indexed, pursued.map(|(device, _)| device).collect());
+        }
     }
 
     /// Every link is up, every device goes home and stays there, and everything is delivered.
@@ -403,6 +410,7 @@ proptest! {
         let open: Vec<_> = model.moves.open().collect();
         prop_assert!(open.is_empty(), "{open:?}");
         prop_assert_eq!(model.moves.strays(), 0);
+        prop_assert!(model.moves.places.is_empty());
         prop_assert!(model.stored.values().all(MoveRecord::is_closed));
     }
 }
