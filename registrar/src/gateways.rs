@@ -97,7 +97,7 @@ pub struct Gateway {
     /// When it was last heard of, before a restart too.
     pub seen: Option<Timestamp>,
     link: Option<u64>,
-    assembly: Option<Assembly>,
+    assembly: Assembly,
 }
 
 impl Gateway {
@@ -139,7 +139,7 @@ impl Gateways {
                 heard: None,
                 seen: record.seen,
                 link: None,
-                assembly: None,
+                assembly: Assembly::Idle,
             };
             Some((id, gateway))
         };
@@ -184,7 +184,7 @@ impl Gateways {
                 heard: Some(now),
                 seen: Some(now),
                 link: Some(link),
-                assembly: None,
+                assembly: Assembly::Idle,
             };
             if gateway.is_online() {
                 commands.push(Command::Online(id.clone()));
@@ -275,7 +275,7 @@ impl Gateways {
             let heard = gateway.heard.unwrap_or(self.started);
             if gateway.is_online() && now.duration_since(heard) > silence {
                 gateway.silent = true;
-                gateway.assembly = None;
+                gateway.assembly = Assembly::Idle;
                 commands.push(Command::Publish(gateway.status()));
                 commands.push(Command::Offline(id.clone()));
             }
@@ -291,7 +291,7 @@ impl Gateway {
             Some(newest) if link == newest => {}
             _ => {
                 self.link = Some(link);
-                self.assembly = None;
+                self.assembly = Assembly::Idle;
             }
         }
         (self.heard, self.seen) = (Some(now), Some(now));

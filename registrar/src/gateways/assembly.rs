@@ -5,9 +5,21 @@ use protocol::{
     message::{Event, HeldNotice, Snapshot},
 };
 
+/// How far a gateway's snapshot is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum Assembly {
+    /// There is none to wait for.
+    #[default]
+    Idle,
+    /// Some parts of it are there.
+    Open(Parts),
+    /// It was refused; the parts of it that are still to come are, too.
+    Refused(CommandId),
+}
+
 /// A snapshot some parts of which are there.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Assembly {
+pub(super) struct Parts {
     sync: CommandId,
     next: u32,
     connected: Vec<DeviceId>,
@@ -35,37 +47,42 @@ pub(super) enum Assembled {
 }
 
 /// Takes one event in; `max` bounds what is kept.
-pub(super) fn take(assembly: &mut Option<Assembly>, event: Event, max: usize) -> Assembled {
+pub(super) fn take(assembly: &mut Assembly, event: Event, max: usize) -> Assembled {
     match event {
         Event::Snapshot(part) => take_part(assembly, part, max),
         event => match assembly {
-            Some(open) if open.len() < max => {
+            Assembly::Open(open) if open.len() < max => {
                 open.since.push(event);
                 Assembled::Waiting
             }
-            Some(_) => {
-                *assembly = None;
+            Assembly::Open(open) => {
+                *assembly = Assembly::Refused(open.sync);
                 Assembled::TooLarge
             }
-            None => Assembled::Event(event),
+            Assembly::Idle | Assembly::Refused(_) => Assembled::Event(event),
         },
     }
 }
 
-fn take_part(assembly: &mut Option<Assembly>, part: Snapshot, max: usize) -> Assembled {
-    let mut open = match assembly.take() {
+fn take_part(assembly: &mut Assembly, part: Snapshot, max: usize) -> Assembled {
+    let mut open = match std::mem::take(assembly) {
+        // Asking for another one would bring the same again.
+        Assembly::Refused(sync) if sync == part.sync => {
+            *assembly = Assembly::Refused(sync);
+            return Assembled::Waiting;
+        }
         // The first part throws away what was there: the gateway has started anew.
-        _ if part.part == 0 => Assembly {
+        _ if part.part == 0 => Parts {
             sync: part.sync,
             next: 0,
             connected: Vec::new(),
             held: Vec::new(),
             since: Vec::new(),
         },
-        Some(open) if open.sync == part.sync && open.next == part.part => open,
+        Assembly::Open(open) if open.sync == part.sync && open.next == part.part => open,
         // A part delivered twice.
-        Some(open) if open.sync == part.sync && open.next > part.part => {
-            *assembly = Some(open);
+        Assembly::Open(open) if open.sync == part.sync && open.next > part.part => {
+            *assembly = Assembly::Open(open);
             return Assembled::Waiting;
         }
         _ => return Assembled::Broken,
@@ -74,6 +91,7 @@ fn take_part(assembly: &mut Option<Assembly>, part: Snapshot, max: usize) -> Ass
     open.connected.extend(part.connected);
     open.held.extend(part.held);
     if open.len() > max {
+        *assembly = Assembly::Refused(open.sync);
         Assembled::TooLarge
     } else if part.last {
         Assembled::Whole {
@@ -82,12 +100,12 @@ fn take_part(assembly: &mut Option<Assembly>, part: Snapshot, max: usize) -> Ass
             since: open.since,
         }
     } else {
-        *assembly = Some(open);
+        *assembly = Assembly::Open(open);
         Assembled::Waiting
     }
 }
 
-impl Assembly {
+impl Parts {
     fn len(&self) -> usize {
         self.connected.len() + self.held.len() + self.since.len()
     }

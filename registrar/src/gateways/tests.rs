@@ -277,6 +277,12 @@ fn a_snapshot_that_is_too_large_is_dropped() {
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     let large = bench.events(1, "i", vec![part(1, 0, false, &many)]);
     assert_eq!(large, [Command::Refuse(Refused::TooLarge)]);
+    // The rest of it is not taken for the sign of a hole: the next one would be as large.
+    assert!(bench.events(1, "i", vec![part(1, 1, false, &["d8"])]).is_empty());
+    assert_eq!(
+        bench.events(1, "i", vec![part(1, 2, true, &[]), connected("d9")]),
+        [Command::Heard(g("a"), connected("d9"))]
+    );
     bench.events(1, "i", vec![part(2, 0, false, &["d1"])]);
     let since: Vec<_> = (0..6).map(|n| connected(&format!("e{n}"))).collect();
     let flooded = bench.events(1, "i", since);
