@@ -5,10 +5,14 @@ use protocol::{CommandId, DeviceId, GatewayId};
 
 use super::{
     Client, Error,
-    output::{Format, Record, name, or_dash, print, print_all, time},
+    client::Query,
+    output::{Format, Printer, Record, name, or_dash, print, time},
     watch::{Until, Watch},
 };
 use crate::api::{Migration, Migrations, StartMigration};
+
+/// How many moves are asked for at one time, at most.
+const PAGE: usize = 1000;
 
 const WATCH: &str = "Exits 0 once the device was seen on its new gateway, 4 when the timeout is over first (the move stays pending), \
     1 when a later assignment took its place. Ctrl-C stops watching (exit code 130), never the move.";
@@ -43,7 +47,10 @@ pub enum Verb {
         /// Which ones.
         #[arg(long, default_value = "open")]
         state: Selection,
-        /// How many at most.
+        /// Only those older than this one.
+        #[arg(long)]
+        before: Option<CommandId>,
+        /// How many at most; 0 for all.
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
@@ -97,21 +104,54 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
             device,
             gateway,
             state,
+            before,
             limit,
         } => {
             let state = if state == Selection::Open { "open" } else { "all" };
-            let mut query = vec![("state", state.to_owned()), ("limit", limit.to_string())];
+            let page = if limit == 0 {
+                PAGE
+            } else {
+                limit.saturating_add(1).min(PAGE)
+            };
+            let mut query = vec![("state", state.to_owned()), ("limit", page.to_string())];
             query.extend(device.map(|id| ("device", id.to_string())));
             query.extend(gateway.map(|id| ("gateway", id.to_string())));
-            print_all(
-                format,
-                &client.get::<Migrations>("/v1/migrations", &query)?.migrations,
-            )
+            list(client, &query, before, limit, format)
         }
         Verb::Show { migration } => print(format, &client.get::<Migration>(&path(migration), &[])?),
         Verb::Watch { migration, until } => {
             let migration = client.get(&path(migration), &[])?;
             Watch::new(client, format, &until).follow(migration)
+        }
+    }
+}
+
+/// Prints moves page by page.
+fn list(
+    client: &Client,
+    query: Query<'_>,
+    mut before: Option<CommandId>,
+    limit: usize,
+    format: Format,
+) -> Result<(), Error> {
+    let mut printer = Printer::new::<Migration>(format)?;
+    let mut printed = 0;
+    loop {
+        let mut query = query.to_vec();
+        query.extend(before.map(|id| ("before", id.to_string())));
+        let page: Migrations = client.get("/v1/migrations", &query)?;
+        for migration in page.migrations {
+            if limit > 0 && printed == limit {
+                printer.finish()?;
+                eprintln!("there are more than {limit}; --limit 0 lists all");
+                return Ok(());
+            }
+            printed += 1;
+            printer.row(&migration)?;
+        }
+        before = page.next;
+        if before.is_none() {
+            return printer.finish();
         }
     }
 }

@@ -35,6 +35,7 @@ pub(super) struct List {
     gateway: Option<GatewayId>,
     #[serde(default)]
     state: Which,
+    before: Option<CommandId>,
     limit: Option<usize>,
 }
 
@@ -54,10 +55,11 @@ pub(super) async fn list(
         device: list.device,
         gateway: list.gateway,
         open: matches!(list.state, Which::Open),
-        before: None,
+        before: list.before,
     };
-    let migrations = app.service()?.migrations(filter, page(list.limit)?).await?;
-    Ok(Answer(Migrations { migrations }))
+    Ok(Answer(
+        app.service()?.migrations(filter, page(list.limit)?).await?,
+    ))
 }
 
 pub(super) async fn start(
