@@ -152,6 +152,15 @@ impl Handle {
         self.state.upgrade().map_or(0, |state| state.registry.len())
     }
 
+    /// Whether the queue of a connected client has room for one more message of so many bytes.
+    pub fn has_room(&self, client_id: &str, bytes: usize) -> bool {
+        let peer = self
+            .state
+            .upgrade()
+            .and_then(|state| state.registry.get(client_id));
+        peer.is_some_and(|peer| peer.has_room(bytes))
+    }
+
     /// Whether this client is connected.
     pub fn is_connected(&self, client_id: &str) -> bool {
         self.state

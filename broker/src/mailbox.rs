@@ -91,7 +91,7 @@ impl Mailbox {
         if !inner.online && delivery.qos == QoS::AtMostOnce {
             return Pushed::Absent;
         }
-        if inner.fits(&delivery, self.limits) {
+        if inner.fits(delivery.size(), self.limits) {
             inner.append(delivery);
             return Pushed::Queued;
         }
@@ -103,6 +103,11 @@ impl Mailbox {
         Pushed::Overflow
     }
 
+    /// Whether one more message of so many bytes fits.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.inner.lock().fits(bytes, self.limits)
+    }
+
     /// Puts a message in, once there is room while a connection is there to make some.
     pub(crate) async fn push_when_room(&self, delivery: Delivery) -> Pushed {
         let mut delivery = Some(delivery);
@@ -110,7 +115,7 @@ impl Mailbox {
             let mut inner = self.inner.lock();
             let full = delivery
                 .as_ref()
-                .is_some_and(|delivery| !inner.fits(delivery, self.limits));
+                .is_some_and(|delivery| !inner.fits(delivery.size(), self.limits));
             if full && inner.online && inner.end.is_none() {
                 inner.writer = Some(cx.waker().clone());
                 return Poll::Pending;
@@ -187,10 +192,9 @@ impl Mailbox {
 }
 
 impl Inner {
-    fn fits(&self, delivery: &Delivery, limits: Limits) -> bool {
+    fn fits(&self, bytes: usize, limits: Limits) -> bool {
         // One message always fits into an empty queue; the packet size bounds it.
-        self.queue.is_empty()
-            || (self.queue.len() < limits.messages && self.bytes + delivery.size() <= limits.bytes)
+        self.queue.is_empty() || (self.queue.len() < limits.messages && self.bytes + bytes <= limits.bytes)
     }
 
     fn append(&mut self, delivery: Delivery) {

@@ -50,6 +50,11 @@ impl Peer {
         }
     }
 
+    /// Whether its queue has room for one more message of so many bytes.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.mailbox.get().is_some_and(|mailbox| mailbox.has_room(bytes))
+    }
+
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::SeqCst)
     }

@@ -25,6 +25,7 @@ use crate::{
     metrics::Metrics,
 };
 use links::Links;
+pub use links::link_client;
 
 /// What devices are told beside their gateway.
 #[derive(Clone, Debug)]

@@ -140,6 +140,8 @@ pub struct Gateways {
     pub max_snapshot: usize,
     /// Events of all gateways that wait; when full, their connections wait.
     pub queue: usize,
+    /// Instructions that wait until one gateway takes more; one more is dropped, and sent again later.
+    pub max_instructions: usize,
 }
 
 /// What devices are told beside their gateway.
@@ -254,6 +256,8 @@ impl Default for Gateways {
             max_gateways: 10_000,
             max_snapshot: 2_000_000,
             queue: 1_000,
+            // A notice for each move and each stray that may be remembered.
+            max_instructions: 200_000,
         }
     }
 }
@@ -335,6 +339,7 @@ impl Config {
             ("store.queue", self.store.queue),
             ("gateways.queue", self.gateways.queue),
             ("gateways.max_gateways", self.gateways.max_gateways),
+            ("gateways.max_instructions", self.gateways.max_instructions),
             ("moves.max_open", self.moves.max_open),
         ];
         let allowed = "more than zero and less than 2^32";
@@ -414,6 +419,7 @@ impl Config {
             },
             stuck_after: self.moves.stuck_after,
             store_retry: self.store.retry,
+            max_waiting: self.gateways.max_instructions,
         }
     }
 

@@ -4,7 +4,9 @@
 //! gateways and whoever waits. While the store fails it tries again and takes nothing more in: gateways feel that as
 //! back-pressure, devices do not, as their queries never come here.
 
+mod outbox;
 mod outcome;
+mod seen;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -32,16 +34,23 @@ use crate::{
     metrics::Metrics,
     moves::{self, Moves},
     store::{
+        Transaction,
         committer::{CommitError, Commits},
         record::{GatewayRecord, MoveRecord},
     },
 };
+use outbox::Outbox;
+pub use outbox::Outlet;
 use outcome::Outcome;
+use seen::Seen;
 pub use view::{KnownGateway, View};
 use world::Surroundings;
 
 /// Events taken in one go; what they lead to is written together.
 const BATCH: usize = 64;
+
+/// How soon to look again whether a gateway's queue has room for what waits.
+const FLUSH_AFTER: Duration = Duration::from_millis(20);
 
 /// What reaches the loop.
 #[derive(Debug)]
@@ -78,10 +87,9 @@ pub struct Settings {
     pub stuck_after: Duration,
     /// How long to wait before a failed write is tried again.
     pub store_retry: Duration,
+    /// Instructions that wait for one gateway; one more is dropped, and sent again later.
+    pub max_waiting: usize,
 }
-
-/// How the loop reaches the connections of the bootstrap broker.
-pub type Publish = Arc<dyn Fn(Message) + Send + Sync>;
 
 /// The loop; see the module.
 pub struct Control {
@@ -92,7 +100,9 @@ pub struct Control {
     commits: Commits,
     view: Arc<View>,
     metrics: Metrics,
-    publish: Publish,
+    outlet: Arc<dyn Outlet>,
+    outbox: Outbox,
+    seen: Seen,
 }
 
 /// What the loop works on.
@@ -106,7 +116,7 @@ pub struct Parts {
     /// What it counts.
     pub metrics: Metrics,
     /// Whom it tells.
-    pub publish: Publish,
+    pub outlet: Arc<dyn Outlet>,
 }
 
 impl Control {
@@ -126,10 +136,11 @@ impl Control {
             commits,
             view,
             metrics,
-            publish,
+            outlet,
         } = parts;
         let gateways = Gateways::restore(settings.gateways.clone(), gateways, now);
         let moves = Moves::new(settings.moves.clone());
+        let outbox = Outbox::new(settings.max_waiting);
         let mut control = Self {
             settings,
             gateways,
@@ -138,7 +149,9 @@ impl Control {
             commits,
             view,
             metrics,
-            publish,
+            outlet,
+            outbox,
+            seen: Seen::default(),
         };
         for (id, gateway) in control.gateways.iter() {
             control.view.show_gateway(&control.directory, id, gateway);
@@ -152,6 +165,7 @@ impl Control {
         let world = Surroundings {
             directory: &control.directory,
             gateways: &control.gateways,
+            seen: &control.seen,
         };
         let commands = control.moves.restore(open, &world, now);
         let mut outcome = Outcome::default();
@@ -175,18 +189,23 @@ impl Control {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let received = tokio::select! {
+            // Ticks come first: whoever is silent must be noticed however much the others say.
+            let ticked = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
-                received = events.recv_many(&mut batch, BATCH) => received,
-                _ = ticks.tick() => 0,
+                _ = ticks.tick() => true,
+                received = events.recv_many(&mut batch, BATCH) => match received {
+                    0 => return Ok(()),
+                    _ => false,
+                },
+                () = tokio::time::sleep(FLUSH_AFTER), if !self.outbox.is_empty() => false,
             };
             let now = now();
             let mut outcome = Outcome::default();
             for event in batch.drain(..) {
                 self.take(event, now, &mut outcome);
             }
-            if received == 0 {
+            if ticked {
                 self.tick(now, &mut outcome);
             }
             tokio::select! {
@@ -194,7 +213,8 @@ impl Control {
                 written = self.write(&outcome) => written?,
             }
             self.finish(outcome);
-            if received == 0 {
+            if ticked {
+                self.probe().await;
                 self.measure(now);
             }
         }
@@ -255,6 +275,7 @@ impl Control {
                 gateways::Command::Online(gateway) => tracing::info!(%gateway, "online"),
                 gateways::Command::Offline(gateway) => {
                     tracing::warn!(%gateway, "offline");
+                    self.outbox.forget(&gateway);
                     self.advance(moves::Input::Offline(gateway), now, outcome);
                 }
                 gateways::Command::Heard(gateway, event) => {
@@ -297,12 +318,13 @@ impl Control {
         let world = Surroundings {
             directory: &self.directory,
             gateways: &self.gateways,
+            seen: &self.seen,
         };
         let commands = self.moves.handle(input, &world, now);
         self.carry_out(commands, outcome);
     }
 
-    fn carry_out(&self, commands: Vec<moves::Command>, outcome: &mut Outcome) {
+    fn carry_out(&mut self, commands: Vec<moves::Command>, outcome: &mut Outcome) {
         for command in commands {
             match command {
                 moves::Command::Persist(record) => {
@@ -310,11 +332,10 @@ impl Control {
                     outcome.moves.insert(record.id, record);
                 }
                 moves::Command::Seen(device, gateway) => {
-                    self.directory.set_seen(&device, self.directory.number(&gateway));
+                    self.seen.arrived(&self.directory, device, &gateway);
                 }
                 moves::Command::Left(device, gateway) => {
-                    self.directory
-                        .clear_seen(device.as_str(), self.directory.number(&gateway));
+                    self.seen.left(&self.directory, &device, &gateway);
                 }
                 moves::Command::Send(gateway, command) => outcome.send(gateway, command),
                 moves::Command::Count(counted) => self.metrics.counted(counted),
@@ -324,6 +345,9 @@ impl Control {
 
     /// Writes what is to be written, however often it takes.
     async fn write(&self, outcome: &Outcome) -> Result<(), CommitError> {
+        if outcome.transactions().is_empty() {
+            return Ok(());
+        }
         loop {
             match self.commit(outcome).await {
                 Err(CommitError::Failed(error)) => {
@@ -342,6 +366,17 @@ impl Control {
         }
     }
 
+    /// Finds out whether a store that failed can be written again, when nobody else writes.
+    async fn probe(&self) {
+        if self.view.is_storing() {
+            return;
+        }
+        if self.commits.commit(Transaction::default()).await.is_ok() {
+            self.view.set_storing(true);
+            tracing::info!("the store can be written again");
+        }
+    }
+
     async fn commit(&self, outcome: &Outcome) -> Result<(), CommitError> {
         let commits = outcome
             .transactions()
@@ -354,7 +389,7 @@ impl Control {
     }
 
     /// Shows what is durable now: to those who wait, to gateways, to subscribers.
-    fn finish(&self, outcome: Outcome) {
+    fn finish(&mut self, outcome: Outcome) {
         for record in outcome.moves.values() {
             let asks = !record.is_closed() && record.state < MigrationState::Asked;
             let row = self.directory.row(record.device.as_str());
@@ -372,16 +407,19 @@ impl Control {
             }
         }
         for status in &outcome.published {
-            (self.publish)(Message {
+            self.outlet.publish(Message {
                 topic: Topic::GatewayStatus(status.gateway.clone()).to_string(),
                 payload: status.to_payload().into(),
                 qos: QoS::AtLeastOnce,
                 ..Message::default()
             });
         }
-        for message in outcome.commands() {
-            (self.publish)(message);
+        for (gateway, command) in outcome.sends {
+            if !self.outbox.push(gateway, command) {
+                self.metrics.dropped_commands.inc();
+            }
         }
+        self.outbox.flush(self.outlet.as_ref(), &self.metrics);
         for (verdict, accepted) in outcome.verdicts {
             // Nobody waits any more when the connection is gone.
             let _ = verdict.send(accepted);

@@ -36,6 +36,10 @@ pub struct Metrics {
     pub stuck: Gauge,
     /// Questions of moving devices that the loop was too busy to note.
     pub unnoted: Counter,
+    /// Instructions that wait until their gateway's queue has room.
+    pub waiting_commands: Gauge,
+    /// Instructions not kept, too many waited for one gateway.
+    pub dropped_commands: Counter,
     moves: Family<State, Gauge>,
     gateways: Family<State, Gauge>,
     refused: Family<Reason, Counter>,
@@ -108,6 +112,16 @@ impl Metrics {
                 registry,
                 "registrar_asked_dropped",
                 "Questions of moving devices not noted, the loop was busy",
+            ),
+            waiting_commands: add(
+                registry,
+                "registrar_instructions_waiting",
+                "Instructions that wait until their gateways take more",
+            ),
+            dropped_commands: add(
+                registry,
+                "registrar_instructions_dropped",
+                "Instructions not kept, too many waited for one gateway",
             ),
             moves: add(registry, "registrar_moves", "Open moves, by state"),
             gateways: add(registry, "registrar_gateways", "Known gateways, by state"),

@@ -7,8 +7,9 @@ use std::{
     time::Duration,
 };
 
-use broker::{BindError, Broker};
+use broker::{BindError, Broker, Message};
 use prometheus_client::registry::Registry;
+use protocol::GatewayId;
 use tempfile::TempDir;
 use tokio::{
     net::TcpListener,
@@ -19,9 +20,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bootstrap::Bootstrap,
+    bootstrap::{Bootstrap, link_client},
     config::{CheckError, Config, Engine},
-    control::{self, Control, View, now},
+    control::{self, Control, Outlet, View, now},
     directory::Directory,
     http::{self, App, Loaded},
     import::{ImportMetrics, Importer},
@@ -35,6 +36,9 @@ use crate::{
         sled::SledStore,
     },
 };
+
+/// What a message takes beside its payload: the topic, and what the broker keeps of it, generously.
+const MESSAGE_OVERHEAD: usize = 1024;
 
 /// Why a registrar does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -144,17 +148,12 @@ impl Server {
 
         // Everything is in place before the first device can ask, except for the broker to tell gateways with.
         let broker = Arc::new(OnceLock::<broker::Handle>::new());
-        let publish = Arc::clone(&broker);
         let parts = control::Parts {
             directory: Arc::clone(&directory),
             commits: commits.clone(),
             view: Arc::clone(&view),
             metrics: metrics.clone(),
-            publish: Arc::new(move |message| {
-                if let Some(broker) = publish.get() {
-                    broker.publish(message);
-                }
-            }),
+            outlet: Arc::new(Connections(Arc::clone(&broker))),
         };
         let control = Control::restore(config.control(), rest.gateways, rest.moves, parts, now()).await?;
         let hook = Bootstrap::new(
@@ -251,6 +250,25 @@ impl Server {
         }
         drop(self.staging);
         ended.map_or(Ok(()), |part| Err(ServerError::Ended(part)))
+    }
+}
+
+/// The broker's connections, once it is there.
+struct Connections(Arc<OnceLock<broker::Handle>>);
+
+impl Outlet for Connections {
+    fn publish(&self, message: Message) {
+        if let Some(broker) = self.0.get() {
+            broker.publish(message);
+        }
+    }
+
+    fn has_room(&self, gateway: &GatewayId) -> bool {
+        let client = link_client(gateway);
+        let largest = protocol::message::MAX_GATEWAY_PAYLOAD + MESSAGE_OVERHEAD;
+        self.0
+            .get()
+            .is_some_and(|broker| broker.has_room(&client, largest))
     }
 }
 

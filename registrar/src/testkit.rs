@@ -1,6 +1,7 @@
 //! A registrar in memory, for tests: everything but sockets.
 
 use std::{
+    collections::HashMap,
     future::Future,
     sync::{
         Arc, OnceLock,
@@ -16,7 +17,8 @@ use prometheus_client::registry::Registry;
 use protocol::{
     DeviceId, GatewayId,
     message::{
-        Command, Commands, Event, Events, GatewayState, GatewayStatus, Message as _, Snapshot, VERSION,
+        Command, Commands, Event, Events, GatewayState, GatewayStatus, MAX_GATEWAY_PAYLOAD, Message as _,
+        Snapshot, VERSION,
     },
 };
 use tempfile::TempDir;
@@ -51,10 +53,46 @@ pub struct Registrar {
     pub store: Arc<MemoryStore>,
     pub control: JoinHandle<Result<(), CommitError>>,
     events: mpsc::Sender<control::Event>,
-    published: Arc<Mutex<Vec<Message>>>,
+    outlet: Arc<Outlet>,
     links: AtomicU64,
     _staging: TempDir,
     _committer: Committer,
+}
+
+/// Connections that are read when a test says so; without a limit until it says so.
+#[derive(Default)]
+struct Outlet {
+    published: Mutex<Vec<Message>>,
+    unread: Mutex<HashMap<String, Vec<Message>>>,
+    room: Mutex<Option<usize>>,
+}
+
+impl Outlet {
+    fn has_room_for(&self, topic: &str, bytes: usize) -> bool {
+        let unread = self.unread.lock();
+        let waiting = unread.get(topic).into_iter().flatten();
+        let waiting: usize = waiting.map(|message| message.payload.len()).sum();
+        self.room.lock().is_none_or(|room| waiting + bytes <= room)
+    }
+}
+
+impl control::Outlet for Outlet {
+    fn publish(&self, message: Message) {
+        assert!(
+            self.has_room_for(&message.topic, message.payload.len()),
+            "the queue overflows"
+        );
+        let mut unread = self.unread.lock();
+        unread
+            .entry(message.topic.clone())
+            .or_default()
+            .push(message.clone());
+        self.published.lock().push(message);
+    }
+
+    fn has_room(&self, gateway: &GatewayId) -> bool {
+        self.has_room_for(&format!("gw/{gateway}/cmd"), MAX_GATEWAY_PAYLOAD)
+    }
 }
 
 pub fn device(id: &str) -> DeviceId {
@@ -79,14 +117,13 @@ impl Registrar {
         let shared: Arc<dyn Store> = store.clone();
         let (committer, commits) = Committer::spawn(Arc::clone(&shared), 100, CommitMetrics::default());
         let view = Arc::new(View::default());
-        let published = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&published);
+        let outlet = Arc::new(Outlet::default());
         let parts = control::Parts {
             directory: Arc::clone(&directory),
             commits: commits.clone(),
             view: Arc::clone(&view),
             metrics,
-            publish: Arc::new(move |message| sink.lock().push(message)),
+            outlet: outlet.clone(),
         };
         let loop_ = Control::restore(config.control(), rest.gateways, rest.moves, parts, now())
             .await
@@ -129,7 +166,7 @@ impl Registrar {
             store,
             control,
             events,
-            published,
+            outlet,
             links: AtomicU64::new(0),
             _staging: staging,
             _committer: committer,
@@ -152,9 +189,29 @@ impl Registrar {
     /// The instructions a gateway was sent, all of them.
     pub fn told(&self, id: &str) -> Vec<Command> {
         let topic = format!("gw/{id}/cmd");
-        let published = self.published.lock();
+        let published = self.outlet.published.lock();
         let to = published.iter().filter(|message| message.topic == topic);
         to.flat_map(|message| Commands::from_payload(&message.payload).unwrap().commands)
+            .collect()
+    }
+
+    /// Bytes that may wait for each gateway from now on, and what waits now counts as read.
+    pub fn set_room(&self, bytes: usize) {
+        *self.outlet.room.lock() = Some(bytes);
+        self.outlet.unread.lock().clear();
+    }
+
+    /// Whether nothing waits for a gateway.
+    pub fn is_read(&self, id: &str) -> bool {
+        !self.outlet.unread.lock().contains_key(&format!("gw/{id}/cmd"))
+    }
+
+    /// Reads what waits for a gateway.
+    pub fn read(&self, id: &str) -> Vec<Command> {
+        let messages = self.outlet.unread.lock().remove(&format!("gw/{id}/cmd"));
+        let messages = messages.unwrap_or_default().into_iter();
+        messages
+            .flat_map(|message| Commands::from_payload(&message.payload).unwrap().commands)
             .collect()
     }
 

@@ -15,6 +15,11 @@ struct Link {
     peer: SocketAddr,
 }
 
+/// The client id of a gateway's link.
+pub fn link_client(gateway: &GatewayId) -> String {
+    format!("{PREFIX}{gateway}")
+}
+
 /// The connected ones, by gateway.
 #[derive(Default)]
 pub(super) struct Links {

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     api::StartMigration,
     config::Config,
-    store::{MoveFilter, Store, memory::MemoryStore},
+    store::{MoveChange, MoveFilter, Store, Transaction, memory::MemoryStore, record::MoveSource},
     testkit::{Registrar, device, gateway},
 };
 
@@ -109,6 +109,44 @@ async fn while_the_store_fails_gateways_wait_and_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn a_store_that_failed_is_well_again_once_something_was_written() {
+    let mut config = Config::default();
+    config.gateways.status_interval = Duration::from_millis(300);
+    let registrar = Registrar::start(config).await;
+    let a = registrar.gateway("gw-a").await;
+    registrar.store.fail(Some("disk full"));
+    let service = &registrar.service;
+    let refused = service.assign(device("d1"), assign("gw-a"), "t".into()).await;
+    assert!(refused.is_err());
+    assert!(a.says(GatewayState::Online).await);
+    assert!(a.reports(Vec::new()).await);
+    assert!(!service.view().is_storing(), "nothing was written since");
+    registrar.store.fail(None);
+    registrar
+        .until("the loop has tried", || async { service.view().is_storing() })
+        .await;
+}
+
+#[tokio::test]
+async fn events_without_end_do_not_keep_the_loop_from_its_ticks() {
+    let mut config = Config::default();
+    config.gateways.status_interval = Duration::from_millis(100);
+    let registrar = Registrar::start(config).await;
+    let (_silent, busy) = (registrar.gateway("gw-a").await, registrar.gateway("gw-b").await);
+    let view = registrar.service.view();
+    let floods = (0..500).map(|_| async {
+        while view
+            .gateway(&gateway("gw-a"))
+            .is_some_and(|gateway| gateway.is_online())
+        {
+            assert!(busy.reports(Vec::new()).await);
+        }
+    });
+    let ended = tokio::time::timeout(Duration::from_secs(20), futures_util::future::join_all(floods));
+    assert!(ended.await.is_ok(), "silence was not noticed");
+}
+
+#[tokio::test]
 async fn a_restart_takes_up_gateways_and_open_moves() {
     let store = std::sync::Arc::new(MemoryStore::default());
     let before = Registrar::on(Config::default(), store.clone()).await;
@@ -164,6 +202,121 @@ async fn an_overtaken_move_is_closed_and_its_places_are_told() {
         ..MoveFilter::default()
     };
     assert_eq!(registrar.store.moves(open, 9).await.unwrap().len(), 1);
+}
+
+/// So many devices that sleep on gw-a, with a move to gw-b each.
+async fn sleeping(count: usize) -> std::sync::Arc<MemoryStore> {
+    let store = std::sync::Arc::new(MemoryStore::default());
+    let id = |n: usize| device(&format!("sleeping-device-number-{n:06}"));
+    let row = |n| crate::store::DeviceChange {
+        id: id(n),
+        expect: None,
+        put: crate::store::record::DeviceRecord {
+            gateway: gateway("gw-b"),
+            epoch: Epoch::new(2),
+            since: Timestamp::UNIX_EPOCH,
+            removed: false,
+            labels: String::new(),
+            note: String::new(),
+        },
+    };
+    let rows = (0..count).map(|n| Transaction {
+        device: Some(row(n)),
+        ..Transaction::default()
+    });
+    store.commit(rows.collect()).await.unwrap();
+    let moves = (0..count).map(|n| {
+        let record = MoveRecord {
+            device: id(n),
+            from: vec![MoveSource {
+                gateway: gateway("gw-a"),
+                noticed: false,
+                cleared: false,
+            }],
+            epoch: Epoch::new(2),
+            ..stuck_record()
+        };
+        MoveChange::Put(record)
+    });
+    let moves = Transaction {
+        moves: moves.collect(),
+        ..Transaction::default()
+    };
+    store.commit(vec![moves]).await.unwrap();
+    store
+}
+
+const SLEEPING: usize = 30_000;
+/// What the broker's queue of one connection holds.
+const ROOM: usize = 4 * 1024 * 1024;
+
+#[tokio::test]
+async fn a_returning_gateway_is_told_everything_no_faster_than_it_reads() {
+    let registrar = Registrar::on(Config::default(), sleeping(SLEEPING).await).await;
+    registrar.set_room(ROOM);
+    let a = registrar.gateway("gw-a").await;
+    let mut noticed = 0;
+    while noticed < SLEEPING {
+        registrar
+            .until("more is told", || async { !registrar.is_read("gw-a") })
+            .await;
+        let events = registrar
+            .read("gw-a")
+            .into_iter()
+            .map(|command| match command.instruction {
+                Instruction::Notify { device, epoch, .. } => Said::Noticed {
+                    device,
+                    epoch,
+                    command: command.command,
+                },
+                other => panic!("{other:?}"),
+            });
+        let events: Vec<_> = events.collect();
+        noticed += events.len();
+        assert!(a.reports(events).await);
+    }
+    assert_eq!(noticed, SLEEPING);
+    let open = registrar.service.view().open_moves();
+    assert_eq!(open, SLEEPING);
+}
+
+#[tokio::test]
+async fn what_is_sent_again_waits_for_room_like_the_rest() {
+    let mut config = Config::default();
+    config.moves.resend_after = Duration::from_millis(1);
+    config.gateways.status_interval = Duration::from_millis(300);
+    let registrar = Registrar::on(config, sleeping(SLEEPING).await).await;
+    registrar.set_room(ROOM);
+    let a = registrar.gateway("gw-a").await;
+    let told = registrar.told("gw-a").len();
+    assert!(told < SLEEPING, "{told} fitted at once");
+    // The gateway is there, and reads nothing for several resends; the test's queue tells when it overflows.
+    let resent = || registrar.app.registry.get().map_or(0, resent);
+    registrar
+        .until("everything is sent again", || async {
+            assert!(a.says(GatewayState::Online).await);
+            resent() > 3 * SLEEPING as u64
+        })
+        .await;
+    assert_eq!(registrar.told("gw-a").len(), told);
+    let mut devices = std::collections::HashSet::new();
+    while devices.len() < SLEEPING {
+        assert!(a.says(GatewayState::Online).await);
+        let told = registrar.read("gw-a").into_iter();
+        devices.extend(told.map(|command| match command.instruction {
+            Instruction::Notify { device, .. } => device,
+            other => panic!("{other:?}"),
+        }));
+    }
+}
+
+fn resent(registry: &prometheus_client::registry::Registry) -> u64 {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("registrar_instructions_resent_total "));
+    line.map_or(0, |count| count.parse().unwrap())
 }
 
 fn stuck_record() -> MoveRecord {

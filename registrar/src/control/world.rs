@@ -2,7 +2,7 @@
 
 use protocol::{CommandId, DeviceId, Endpoint, GatewayId};
 
-use super::new_id;
+use super::{new_id, seen::Seen};
 use crate::{
     directory::{Directory, Row},
     gateways::{Gateway, Gateways},
@@ -12,6 +12,7 @@ use crate::{
 pub(super) struct Surroundings<'a> {
     pub directory: &'a Directory,
     pub gateways: &'a Gateways,
+    pub seen: &'a Seen,
 }
 
 impl World for Surroundings<'_> {
@@ -30,9 +31,7 @@ impl World for Surroundings<'_> {
 
     fn connected_on(&self, gateway: &GatewayId) -> Vec<DeviceId> {
         let number = self.directory.find(gateway.as_str());
-        number
-            .map(|number| self.directory.seen_on(number))
-            .unwrap_or_default()
+        number.map(|number| self.seen.on(number)).unwrap_or_default()
     }
 
     fn is_online(&self, gateway: &GatewayId) -> bool {
