@@ -156,7 +156,13 @@ fn serve(options: &Options, addr_file: Option<&Path>) -> ExitCode {
             .context("cannot start the runtime")?
             .block_on(async {
                 let stop = stop_on_signal()?;
-                let server = Server::bind(config).await?;
+                if let Some(path) = addr_file {
+                    forget_addresses(path)?;
+                }
+                let server = tokio::select! {
+                    server = Server::bind(config) => server?,
+                    () = stop.cancelled() => return Ok(()),
+                };
                 if let Some(path) = addr_file {
                     write_addresses(path, server.addresses())?;
                 }
@@ -206,6 +212,16 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
         }
     });
     Ok(stop)
+}
+
+/// Whoever waits for the file must not find that of an earlier run.
+fn forget_addresses(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot replace --addr-file {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Written beside and renamed, so that a reader sees nothing or all of it.

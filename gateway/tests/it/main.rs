@@ -5,3 +5,4 @@
 mod common;
 mod killed;
 mod moving;
+mod program;
