@@ -9,6 +9,9 @@ pub struct Config {
     pub max_connections: usize,
     /// The largest packet accepted, in bytes; a larger one ends its connection with 0x95.
     pub max_packet_size: u32,
+    /// The largest CONNECT accepted, in bytes: what a client that nobody knows yet may have the broker hold. A larger one is
+    /// refused with 0x95.
+    pub max_connect_size: u32,
     /// From accept to a whole CONNECT.
     pub connect_timeout: Duration,
     /// Silence allowed to a client with keep-alive 0.
@@ -44,6 +47,7 @@ impl Default for Config {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             max_connections: 100_000,
             max_packet_size: 256 * 1024,
+            max_connect_size: 32 * 1024,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(3600),
             max_subscriptions: 128,

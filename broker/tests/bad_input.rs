@@ -153,6 +153,9 @@ async fn bad_connects_are_answered_as_their_version_says() {
     // A CONNECT of 256 MB.
     assert_eq!(code5(b"\x10\xff\xff\xff\x7f\0\x04MQTT\x05\x02\0\x3c").await, 0x95);
     assert_eq!(code3(b"\x10\xff\xff\xff\x7f\0\x04MQTT\x04\x02\0\x3c").await, 0xff);
+    // One that other packets may be as large as.
+    assert!((Config::default().max_connect_size..Config::default().max_packet_size).contains(&40_000));
+    assert_eq!(code5(b"\x10\xc0\xb8\x02\0\x04MQTT\x05\x02\0\x3c").await, 0x95);
     // Not a CONNECT at all.
     assert_eq!(code3(&[0xc0, 0]).await, 0xff);
     witness.is_well().await;

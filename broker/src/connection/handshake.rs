@@ -82,8 +82,9 @@ fn cause(reason: V5Reason) -> &'static str {
 }
 
 async fn read<S: Stream>(state: &State, socket: &mut Socket<S>) -> Result<(Wire, Connect), ConnectError> {
+    let max_size = state.config.max_connect_size.min(state.config.max_packet_size);
     loop {
-        match frame::next(&socket.input, Phase::Connecting, state.config.max_packet_size) {
+        match frame::next(&socket.input, Phase::Connecting, max_size) {
             Ok(Frame::Whole(_)) => {
                 let decoded = connect::decode(&mut socket.input, &state.config)?;
                 state.metrics.received.inc();
