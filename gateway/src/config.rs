@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub use self::layers::{Layers, LoadError};
 use crate::{events, notices};
 
+/// The levels of `ctrl/<id>/migrate`.
+const NOTICE_LEVELS: usize = 3;
+
 /// Everything a gateway can be told. `configs/gateway.toml` explains each key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -49,12 +52,35 @@ pub struct Mqtt {
     pub max_connections: usize,
     /// The largest packet accepted, in bytes.
     pub max_packet_size: u32,
+    /// The largest CONNECT accepted, in bytes.
+    pub max_connect_size: u32,
     /// From accept to a whole CONNECT.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
     /// Silence allowed to a client with keep-alive 0.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
+    /// Subscriptions of one connection.
+    pub max_subscriptions: usize,
+    /// Messages of QoS 1 and 2 on their way to one client at one time.
+    pub max_inflight: u16,
+    /// Messages queued for one client.
+    pub max_queued_messages: usize,
+    /// Bytes queued for one client.
+    pub max_queued_bytes: usize,
+    /// Levels of a topic or filter.
+    pub max_topic_levels: usize,
+    /// Sessions kept for clients that are away.
+    pub max_stored_sessions: usize,
+    /// Application messages retained.
+    pub max_retained_messages: usize,
+    /// Bytes of application messages retained.
+    pub max_retained_bytes: usize,
+    /// Bytes of application messages kept for each filter.
+    pub max_log_bytes: usize,
+    /// How long a refused or disconnected client is given to read why.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
 }
 
 /// Health and metrics.
@@ -63,6 +89,8 @@ pub struct Mqtt {
 pub struct Http {
     /// Where to listen; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Connections at one time; one more waits until another one ends.
+    pub max_connections: usize,
 }
 
 /// The link to the registrar.
@@ -74,6 +102,9 @@ pub struct Registrar {
     /// How often the status is repeated.
     #[serde(with = "humantime_serde")]
     pub status_interval: Duration,
+    /// The least time between two statuses, however much changes.
+    #[serde(with = "humantime_serde")]
+    pub status_pause: Duration,
     /// MQTT keep-alive on the link.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
@@ -140,8 +171,19 @@ impl Default for Mqtt {
             listen: SocketAddr::from(([127, 0, 0, 1], 1884)),
             max_connections: broker.max_connections,
             max_packet_size: broker.max_packet_size,
+            max_connect_size: broker.max_connect_size,
             connect_timeout: broker.connect_timeout,
             idle_timeout: broker.idle_timeout,
+            max_subscriptions: broker.max_subscriptions,
+            max_inflight: broker.max_inflight,
+            max_queued_messages: broker.max_queued_messages,
+            max_queued_bytes: broker.max_queued_bytes,
+            max_topic_levels: broker.max_topic_levels,
+            max_stored_sessions: broker.max_stored_sessions,
+            max_retained_messages: broker.max_retained_messages,
+            max_retained_bytes: broker.max_retained_bytes,
+            max_log_bytes: broker.max_log_bytes,
+            linger: broker.linger,
         }
     }
 }
@@ -150,6 +192,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8084)),
+            max_connections: 1_000,
         }
     }
 }
@@ -161,6 +204,7 @@ impl Default for Registrar {
                 .parse()
                 .expect("the default is an endpoint"),
             status_interval: Duration::from_secs(10),
+            status_pause: Duration::from_secs(1),
             keep_alive: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
             retry_min: Duration::from_millis(200),
@@ -260,14 +304,26 @@ impl Config {
         if self.registrar.status_interval.is_zero() {
             return wrong("registrar.status_interval", "is more than 0");
         }
+        if self.registrar.status_pause.is_zero() {
+            return wrong("registrar.status_pause", "is more than 0");
+        }
         if self.registrar.retry_min.is_zero() || self.registrar.retry_min > self.registrar.retry_max {
             return wrong(
                 "registrar.retry_min",
                 "is more than 0 and at most registrar.retry_max",
             );
         }
+        if self.mqtt.max_topic_levels < NOTICE_LEVELS {
+            let problem = format!("is at least {NOTICE_LEVELS}, so that notices are within it");
+            return wrong("mqtt.max_topic_levels", &problem);
+        }
         for (key, value) in [
             ("mqtt.max_connections", self.mqtt.max_connections),
+            ("mqtt.max_subscriptions", self.mqtt.max_subscriptions),
+            ("mqtt.max_inflight", self.mqtt.max_inflight.into()),
+            ("mqtt.max_queued_messages", self.mqtt.max_queued_messages),
+            ("mqtt.max_connect_size", self.mqtt.max_connect_size as usize),
+            ("http.max_connections", self.http.max_connections),
             ("notices.max_published", self.notices.max_published),
             ("notices.max_moved", self.notices.max_moved),
             ("notices.max_admitted", self.notices.max_admitted),
@@ -287,9 +343,19 @@ impl Config {
             listen: vec![self.mqtt.listen],
             max_connections: self.mqtt.max_connections,
             max_packet_size: self.mqtt.max_packet_size,
+            max_connect_size: self.mqtt.max_connect_size,
             connect_timeout: self.mqtt.connect_timeout,
             idle_timeout: self.mqtt.idle_timeout,
-            ..broker::Config::default()
+            max_subscriptions: self.mqtt.max_subscriptions,
+            max_inflight: self.mqtt.max_inflight,
+            max_queued_messages: self.mqtt.max_queued_messages,
+            max_queued_bytes: self.mqtt.max_queued_bytes,
+            max_topic_levels: self.mqtt.max_topic_levels,
+            max_stored_sessions: self.mqtt.max_stored_sessions,
+            max_retained_messages: self.mqtt.max_retained_messages,
+            max_retained_bytes: self.mqtt.max_retained_bytes,
+            max_log_bytes: self.mqtt.max_log_bytes,
+            linger: self.mqtt.linger,
         }
     }
 

@@ -86,6 +86,16 @@ impl Queue {
         }
     }
 
+    /// Has a snapshot sent instead of what is queued, but no sooner than the pause after the one before allows.
+    pub fn resync_later(&self) {
+        let mut inner = self.inner.lock();
+        if inner.open {
+            let at = inner.earliest(self.limits.resync_pause, Instant::now());
+            inner.void(at);
+            self.ready.notify_one();
+        }
+    }
+
     /// Queues an event. Returns false when the queue overflowed and was emptied.
     pub fn push(&self, event: Event) -> bool {
         let mut inner = self.inner.lock();
@@ -102,10 +112,8 @@ impl Queue {
         if room {
             inner.events.push_back(event);
         } else {
-            let earliest = inner
-                .last_snapshot
-                .map_or(now, |last| last + self.limits.resync_pause);
-            inner.void(earliest.max(now));
+            let at = inner.earliest(self.limits.resync_pause, now);
+            inner.void(at);
         }
         // The consumer sleeps towards a known time; it is woken for a first event, a full batch or an overflow.
         if !room || inner.events.len() == 1 || inner.events.len() == self.limits.batch {
@@ -171,6 +179,11 @@ impl Queue {
 }
 
 impl Inner {
+    /// When the next snapshot may be due.
+    fn earliest(&self, pause: Duration, now: Instant) -> Instant {
+        self.last_snapshot.map_or(now, |last| now.max(last + pause))
+    }
+
     fn void(&mut self, snapshot_at: Instant) {
         self.events.clear();
         self.rejected.clear();
@@ -243,6 +256,25 @@ mod tests {
         assert!(queue.is_empty());
         assert_eq!(queue.next().await, Outgoing::Snapshot);
         assert!(start.elapsed() >= LIMITS.resync_pause);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commands_dropped_again_and_again_cost_no_snapshot_each() {
+        let queue = opened().await;
+        let start = Instant::now();
+        for count in 1..=3 {
+            queue.resync_later();
+            queue.resync_later();
+            assert_eq!(queue.next().await, Outgoing::Snapshot);
+            assert!(start.elapsed() >= count * LIMITS.resync_pause);
+        }
+        queue.resync();
+        queue.resync_later();
+        assert_eq!(queue.next().await, Outgoing::Snapshot);
+        assert!(
+            start.elapsed() < 4 * LIMITS.resync_pause,
+            "one that is asked for is not put off"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! Health and metrics.
 
+mod listener;
+
 use std::{future::Future, sync::Arc};
 
 use axum::{
@@ -15,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::state::State;
+use listener::Limited;
 
 /// What the pages are made from.
 #[derive(Clone)]
@@ -42,12 +45,13 @@ struct Registrar {
     error: Option<String>,
 }
 
-/// Serves until `stop` ends.
+/// Serves at most so many connections until `stop` ends.
 ///
 /// # Errors
 /// The listener fails for good.
 pub async fn serve(
     listener: TcpListener,
+    max_connections: usize,
     pages: Pages,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
@@ -56,7 +60,9 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(pages);
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
+    axum::serve(Limited::new(listener, max_connections), router)
+        .with_graceful_shutdown(stop)
+        .await
 }
 
 async fn ready(Extract(pages): Extract<Pages>) -> Response {

@@ -7,6 +7,7 @@ mod backoff;
 mod connection;
 mod payloads;
 mod refusal;
+mod status;
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub capacity: u64,
     /// How often the status is repeated.
     pub status_interval: Duration,
+    /// The least time between two statuses.
+    pub status_pause: Duration,
     /// MQTT keep-alive, in both directions: how soon a silent connection is given up.
     pub keep_alive: Duration,
     /// How long an attempt to connect may take, and a goodbye.

@@ -64,6 +64,7 @@ pub struct Server {
     addresses: Addresses,
     broker: Broker,
     http: TcpListener,
+    max_http_connections: usize,
     state: Arc<State>,
     store: Arc<Mutex<Store>>,
     link: link::Config,
@@ -113,6 +114,7 @@ impl Server {
             endpoints,
             capacity: config.mqtt.max_connections as u64,
             status_interval: config.registrar.status_interval,
+            status_pause: config.registrar.status_pause,
             keep_alive: config.registrar.keep_alive,
             timeout: config.registrar.timeout,
             backoff: (config.registrar.retry_min, config.registrar.retry_max),
@@ -124,6 +126,7 @@ impl Server {
             },
             broker,
             http,
+            max_http_connections: config.http.max_connections,
             state,
             store: Arc::new(Mutex::new(store)),
             link,
@@ -177,7 +180,14 @@ impl Server {
             "control loop"
         });
         tasks.spawn(async move {
-            if let Err(error) = http::serve(self.http, pages, http_stop.cancelled_owned()).await {
+            if let Err(error) = http::serve(
+                self.http,
+                self.max_http_connections,
+                pages,
+                http_stop.cancelled_owned(),
+            )
+            .await
+            {
                 tracing::error!(%error, "HTTP failed");
             }
             "HTTP listener"

@@ -163,6 +163,48 @@ fn later_layers_win_and_show_says_which() {
 }
 
 #[test]
+fn every_limit_of_the_broker_is_a_key() {
+    let config = load(
+        r#"[mqtt]
+        max_connections = 1
+        max_packet_size = 2
+        max_connect_size = 3
+        connect_timeout = "4s"
+        idle_timeout = "5s"
+        max_subscriptions = 6
+        max_inflight = 7
+        max_queued_messages = 8
+        max_queued_bytes = 9
+        max_topic_levels = 10
+        max_stored_sessions = 11
+        max_retained_messages = 12
+        max_retained_bytes = 13
+        max_log_bytes = 14
+        linger = "15s""#,
+    )
+    .unwrap();
+    let expected = broker::Config {
+        listen: vec![config.mqtt.listen],
+        max_connections: 1,
+        max_packet_size: 2,
+        max_connect_size: 3,
+        connect_timeout: Duration::from_secs(4),
+        idle_timeout: Duration::from_secs(5),
+        max_subscriptions: 6,
+        max_inflight: 7,
+        max_queued_messages: 8,
+        max_queued_bytes: 9,
+        max_topic_levels: 10,
+        max_stored_sessions: 11,
+        max_retained_messages: 12,
+        max_retained_bytes: 13,
+        max_log_bytes: 14,
+        linger: Duration::from_secs(15),
+    };
+    assert_eq!(format!("{:?}", config.broker()), format!("{expected:?}"));
+}
+
+#[test]
 fn the_check_names_the_key() {
     let good = Config {
         id: Some("gw-a".parse().unwrap()),
@@ -199,4 +241,14 @@ fn the_check_names_the_key() {
         Err("registrar.url")
     );
     assert_eq!(key(&|c| c.events.queue = 0), Err("events.queue"));
+    assert_eq!(key(&|c| c.http.max_connections = 0), Err("http.max_connections"));
+    assert_eq!(key(&|c| c.mqtt.max_inflight = 0), Err("mqtt.max_inflight"));
+    assert_eq!(
+        key(&|c| c.mqtt.max_topic_levels = 2),
+        Err("mqtt.max_topic_levels")
+    );
+    assert_eq!(
+        key(&|c| c.registrar.status_pause = Duration::ZERO),
+        Err("registrar.status_pause")
+    );
 }

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use protocol::{
     CommandId, Topic,
@@ -14,10 +14,14 @@ use rumqttc::{
         },
     },
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, Interval, MissedTickBehavior, interval_at},
+};
 use uuid::Uuid;
 
-use super::{Link, payloads, refusal};
+use super::{Link, payloads, refusal, status};
 use crate::events::Outgoing;
 
 /// Messages on their way to the registrar at one time.
@@ -79,6 +83,8 @@ pub(super) struct Connection<'a> {
     pump: JoinHandle<()>,
     /// Published, not yet acknowledged.
     in_flight: usize,
+    /// How many connections the registrar was last told of.
+    told: u64,
     /// What goes out next.
     outbox: VecDeque<Packet>,
 }
@@ -107,6 +113,7 @@ impl<'a> Connection<'a> {
             incoming,
             pump: tokio::spawn(pump(event_loop, sender)),
             in_flight: 0,
+            told: 0,
             outbox: VecDeque::new(),
         };
         loop {
@@ -129,15 +136,21 @@ impl<'a> Connection<'a> {
             .try_subscribe(topic.to_string(), QoS::AtLeastOnce)
             .map_err(|_| LinkError::Ended)?;
         self.push_status(GatewayState::Online);
-        let period = self.link.config.status_interval;
-        let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut repeat = every(self.link.config.status_interval);
+        let mut news = every(self.link.config.status_pause);
         loop {
             self.flush()?;
             let room = self.outbox.is_empty();
             tokio::select! {
                 event = self.incoming.recv() => self.handle(event.ok_or(LinkError::Ended)??)?,
-                _ = interval.tick(), if room => self.push_status(GatewayState::Online),
+                _ = repeat.tick(), if room => self.push_status(GatewayState::Online),
+                _ = news.tick(), if room => {
+                    let (connected, capacity) = (self.connected(), self.link.config.capacity);
+                    if status::is_notable(self.told, connected, capacity) {
+                        self.push_status(GatewayState::Online);
+                        repeat.reset();
+                    }
+                }
                 outgoing = self.link.state.events.next(), if room => self.push_outgoing(outgoing),
             }
         }
@@ -196,12 +209,17 @@ impl<'a> Connection<'a> {
         if let Err(error) = self.link.commands.try_send(commands) {
             metrics.commands_dropped.inc_by(error.into_inner().len() as u64);
             tracing::warn!("too many commands wait; a snapshot has the registrar ask for these again");
-            self.link.state.events.resync();
+            self.link.state.events.resync_later();
         }
     }
 
+    fn connected(&self) -> u64 {
+        self.link.broker.connected() as u64
+    }
+
     fn push_status(&mut self, state: GatewayState) {
-        let connected = self.link.broker.connected() as u64;
+        let connected = self.connected();
+        self.told = connected;
         self.outbox.push_back(Packet {
             topic: Topic::GatewayStatus(self.link.config.gateway.clone()),
             retain: true,
@@ -256,6 +274,12 @@ impl<'a> Connection<'a> {
         }
         Ok(())
     }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// Polls the client in a task of its own: its future must not be dropped half-way.

@@ -35,6 +35,28 @@ fn admit(device: &str, epoch: u64) -> Instruction {
     }
 }
 
+#[tokio::test]
+async fn a_notable_change_is_told_before_the_next_status_is_due() {
+    let mut registrar = Registrar::start().await;
+    let data = tempfile::tempdir().unwrap();
+    let mut config = config(&registrar.url(), data.path());
+    config.registrar.status_interval = std::time::Duration::from_secs(3600);
+    config.registrar.status_pause = std::time::Duration::from_millis(10);
+    let gateway = Gateway::start(config).await;
+    registrar.snapshot().await;
+    let device = Client::connect(gateway.addresses.mqtt, "d").await;
+    let told = |count| {
+        move |heard: &common::Heard| match heard {
+            common::Heard::Status(status) => (status.connected == count).then_some(()),
+            _ => None,
+        }
+    };
+    registrar.hears(told(1)).await;
+    drop(device);
+    registrar.hears(told(0)).await;
+    gateway.stop().await;
+}
+
 fn noticed(event: &Event) -> Option<()> {
     matches!(event, Event::Noticed { .. }).then_some(())
 }

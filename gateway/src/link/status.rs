@@ -1,0 +1,39 @@
+//! When a status is news enough not to wait for the next one.
+
+/// What share of the connections last told must have come or gone: one in so many.
+const SHARE: u64 = 10;
+
+/// Whether the registrar should hear of this many connections now, having last been told of `told`.
+pub(super) fn is_notable(told: u64, connected: u64, capacity: u64) -> bool {
+    let full = |count| count >= capacity;
+    let changed = told.abs_diff(connected);
+    full(told) != full(connected) || (changed > 0 && changed.saturating_mul(SHARE) >= told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_or_a_limit_is_notable() {
+        for (told, connected, notable) in [
+            (0, 0, false),
+            (0, 1, true),
+            (1, 0, true),
+            (10, 11, true),
+            (11, 12, false),
+            (100, 91, false),
+            (100, 90, true),
+            (100, 110, true),
+            (999, 1_000, true),
+            (1_000, 999, true),
+            (1_000, 1_000, false),
+        ] {
+            assert_eq!(
+                is_notable(told, connected, 1_000),
+                notable,
+                "from {told} to {connected}"
+            );
+        }
+    }
+}
