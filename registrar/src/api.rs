@@ -109,6 +109,19 @@ pub struct StartMigration {
     /// How long it may stay on the old gateway, in milliseconds; the configured grace when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_ms: Option<u64>,
+    /// The window in which devices pick a random time to move, in milliseconds; 0 when left out. At most a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread_ms: Option<u64>,
+}
+
+/// What `POST /v1/migrations` answers with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Started {
+    /// The move: a new one, or the one there is already.
+    Move(Box<Migration>),
+    /// The device: it is assigned there already, and no move of that is remembered.
+    Assigned(Box<Device>),
 }
 
 /// The states of a move, in their order.
@@ -194,6 +207,12 @@ pub struct AuditEntry {
     pub before: Option<(GatewayId, Epoch)>,
     /// The assignment after, if any.
     pub after: Option<(GatewayId, Epoch)>,
+    /// The labels before and after, when they changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<(String, String)>,
+    /// The note before and after, when it changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<(String, String)>,
 }
 
 /// One page of the audit log.

@@ -17,7 +17,7 @@ use protocol::{CommandId, DeviceId, GatewayId, message::MoveReason};
 use tokio::sync::mpsc;
 
 use crate::{
-    api::{Assign, Device, Migration, StartMigration},
+    api::{Assign, Device, StartMigration, Started},
     control::{self, Change, View, is_stuck, new_id, now},
     directory::Directory,
     store::{
@@ -26,7 +26,7 @@ use crate::{
         record::{AuditRecord, DeviceRecord, MAX_TEXT, MoveRecord},
     },
 };
-use plan::{Plan, Target};
+use plan::{Plan, Target, checked_spread};
 
 /// How often a change is planned again because the row changed meanwhile.
 const ATTEMPTS: usize = 16;
@@ -154,8 +154,8 @@ impl Service {
                 gateway: &assign.gateway,
                 reason: MoveReason::Operator,
                 grace: parts.settings.move_grace,
+                spread_ms: 0,
                 actor: &actor,
-                again: false,
             };
             let mut plan = parts.assignment(id, before, &target)?;
             if let Some(labels) = &assign.labels {
@@ -170,15 +170,17 @@ impl Service {
         self.device(&device).await
     }
 
-    /// Moves a known device to a known gateway. Asked for again, it answers with the move there is.
+    /// Moves a known device to a known gateway. When it is assigned there already, nothing changes, and the answer is the
+    /// move that took it there, while that is open or among the latest ones.
     ///
     /// # Errors
-    /// Unknown device or gateway, too many open moves, a failing store.
+    /// Unknown device or gateway, too long a spread, too many open moves, a failing store.
     pub async fn start_migration(
         &self,
         start: StartMigration,
         actor: String,
-    ) -> Result<Migration, ServiceError> {
+    ) -> Result<Started, ServiceError> {
+        let spread_ms = checked_spread(start.spread_ms)?;
         let gateway = self.parts.view.gateway(&start.gateway);
         let gateway = gateway.ok_or_else(|| ServiceError::UnknownGateway(start.gateway.clone()))?;
         if gateway.status.endpoints.is_empty() {
@@ -192,18 +194,12 @@ impl Service {
             .filter(|row| !row.removed);
         let row = row.ok_or_else(|| ServiceError::UnknownDevice(start.device.clone()))?;
         if row.gateway == start.gateway && self.parts.settle(&start.device, &row).await? {
-            let filter = MoveFilter {
-                device: Some(start.device.clone()),
-                ..MoveFilter::default()
-            };
-            let last = self.parts.store.moves(filter, 1).await?.pop();
-            if let Some(last) = last.filter(|last| last.epoch == row.epoch) {
-                return Ok(last.migration(is_stuck(&last, self.parts.settings.stuck_after, now())));
-            }
+            return self.started(&start.device, row).await;
         }
         let grace = start
             .grace_ms
             .map_or(self.parts.settings.move_grace, Duration::from_millis);
+        let device = start.device.clone();
         let plan = self
             .change(start.device, move |parts, id, before| {
                 let before = before.filter(|before| !before.removed);
@@ -212,14 +208,17 @@ impl Service {
                     gateway: &start.gateway,
                     reason: start.reason.unwrap_or(MoveReason::Operator),
                     grace,
+                    spread_ms,
                     actor: &actor,
-                    again: true,
                 };
                 parts.assignment(id, Some(before), &target)
             })
             .await?;
-        let record = plan.moved.expect("a move was asked for, so one is planned");
-        Ok(record.migration(false))
+        match plan.moved {
+            Some(moved) => Ok(Started::Move(Box::new(moved.migration(false)))),
+            // Someone else was faster.
+            None => self.started(&device, plan.record).await,
+        }
     }
 
     /// Removes a device. Its epochs live on, should it come back.
@@ -230,7 +229,7 @@ impl Service {
         self.change(id, move |_, id, before| {
             let before = before.filter(|before| !before.removed);
             let before = before.ok_or_else(|| ServiceError::UnknownDevice(id.clone()))?;
-            Ok(Plan::removal(id, before, &actor, now()))
+            Ok(Plan::removal(before, &actor, now()))
         })
         .await
         .map(drop)

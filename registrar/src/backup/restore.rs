@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use protocol::DeviceId;
+use protocol::{DeviceId, Epoch};
 
 use super::format::{Counts, FORMAT, Line};
 use crate::{
@@ -20,6 +20,10 @@ use crate::{
 
 /// Lines written in one go.
 const CHUNK: usize = 1000;
+
+/// How much a restore raises the epochs of all devices and moves: far more than a device is moved between a backup and
+/// its restore, and little enough for a thousand million restores of one fleet.
+pub const EPOCHS_AHEAD: u64 = 1_000_000;
 
 /// Why a backup was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +56,8 @@ pub enum RestoreError {
 /// Checks a whole backup, then writes it into an empty data folder. The folder cannot be opened before all is durable.
 /// `progress` is told how many lines are done, first while checking, then while writing.
 ///
-/// Lines of the audit log keep their order; they are counted from 1 again.
+/// Every device and move gets an epoch higher by [`EPOCHS_AHEAD`]. Lines of the audit log stay as they are and keep their
+/// order; they are counted from 1 again.
 ///
 /// # Errors
 /// The backup is cut short or damaged, the folder is not empty or in use, or the store fails.
@@ -103,7 +108,8 @@ async fn transaction(store: &SledStore, line: Line) -> Result<Option<Transaction
     let mut transaction = Transaction::default();
     match line {
         Line::Backup { .. } | Line::End { .. } => return Ok(None),
-        Line::Device(id, put) => {
+        Line::Device(id, mut put) => {
+            put.epoch = raised(put.epoch);
             transaction.device = Some(DeviceChange {
                 id,
                 expect: None,
@@ -112,6 +118,7 @@ async fn transaction(store: &SledStore, line: Line) -> Result<Option<Transaction
         }
         Line::Gateway(id, record) => transaction.gateways.push((id, record)),
         Line::Move(mut record) => {
+            record.epoch = raised(record.epoch);
             if !record.is_closed() && is_overtaken(store, &record).await? {
                 record.state = MigrationState::Superseded;
             }
@@ -125,10 +132,16 @@ async fn transaction(store: &SledStore, line: Line) -> Result<Option<Transaction
                 device: entry.device,
                 before: entry.before,
                 after: entry.after,
+                labels: entry.labels,
+                note: entry.note,
             });
         }
     }
     Ok(Some(transaction))
+}
+
+fn raised(epoch: Epoch) -> Epoch {
+    Epoch::new(epoch.get().saturating_add(EPOCHS_AHEAD))
 }
 
 async fn is_overtaken(store: &SledStore, record: &MoveRecord) -> Result<bool, StoreError> {

@@ -47,13 +47,22 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
 }
 
 impl Record for AuditEntry {
-    const COLUMNS: &'static [&'static str] = &["seq", "at", "actor", "action", "device", "before", "after"];
+    const COLUMNS: &'static [&'static str] = &[
+        "seq", "at", "actor", "action", "device", "before", "after", "labels", "note",
+    ];
 
     fn cells(&self) -> Vec<String> {
         let assignment = |row: &Option<(GatewayId, Epoch)>| {
             or_dash(
                 row.as_ref()
                     .map(|(gateway, epoch)| format!("{gateway} ({epoch})")),
+            )
+        };
+        let texts = |texts: &Option<(String, String)>| {
+            or_dash(
+                texts
+                    .as_ref()
+                    .map(|(before, after)| format!("{before:?} to {after:?}")),
             )
         };
         vec![
@@ -64,6 +73,8 @@ impl Record for AuditEntry {
             or_dash(self.device.as_ref()),
             assignment(&self.before),
             assignment(&self.after),
+            texts(&self.labels),
+            texts(&self.note),
         ]
     }
 }

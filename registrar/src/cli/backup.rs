@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 
 use super::{Client, Error};
 use crate::{
-    backup::{Counts, restore},
+    backup::{Counts, EPOCHS_AHEAD, restore},
     store::sled::SledConfig,
 };
 
@@ -95,7 +95,8 @@ impl Restore {
             audit,
         } = counts;
         eprintln!(
-            "restored {devices} devices (removed ones too), {gateways} gateways, {moves} moves and {audit} audit lines to {}",
+            "restored {devices} devices (removed ones too), {gateways} gateways, {moves} moves and {audit} audit lines to {}; \
+             every epoch is {EPOCHS_AHEAD} higher than in the backup, so that devices that were moved since believe it",
             self.data_dir.display()
         );
         Ok(())

@@ -329,15 +329,14 @@ impl Importer {
 }
 
 fn transaction(change: &Staged, moved: Option<&MoveRecord>, import: &ImportRecord) -> Transaction {
-    let assigned = change.before.as_ref().filter(|before| !before.removed);
-    let audit = AuditRecord {
-        at: import.at,
-        actor: import.actor.clone(),
-        action: "import".into(),
-        device: Some(change.device.clone()),
-        before: assigned.map(|before| (before.gateway.clone(), before.epoch)),
-        after: Some((change.put.gateway.clone(), change.put.epoch)),
-    };
+    let audit = AuditRecord::of_change(
+        "import",
+        &change.device,
+        change.before.as_ref(),
+        &change.put,
+        &import.actor,
+        import.at,
+    );
     Transaction {
         device: Some(DeviceChange {
             id: change.device.clone(),

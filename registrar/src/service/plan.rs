@@ -16,11 +16,15 @@ use crate::{
     store::record::{MoveRecord, MoveSource},
 };
 
+/// The longest time over which devices are spread.
+const MAX_SPREAD: Duration = Duration::from_secs(24 * 3600);
+
 /// A change of one device, not yet written.
 pub(super) struct Plan {
     pub record: DeviceRecord,
     pub moved: Option<MoveRecord>,
-    audit: AuditRecord,
+    action: &'static str,
+    actor: String,
 }
 
 /// Where a device is to be.
@@ -28,9 +32,8 @@ pub(super) struct Target<'a> {
     pub gateway: &'a GatewayId,
     pub reason: MoveReason,
     pub grace: Duration,
+    pub spread_ms: u64,
     pub actor: &'a str,
-    /// Whether a device that is assigned there already is assigned again, with a move to watch.
-    pub again: bool,
 }
 
 impl Parts {
@@ -43,11 +46,12 @@ impl Parts {
     ) -> Result<Plan, ServiceError> {
         let at = now();
         let assigned = before.filter(|before| !before.removed);
-        if let Some(same) = assigned.filter(|before| before.gateway == *target.gateway && !target.again) {
+        if let Some(same) = assigned.filter(|before| before.gateway == *target.gateway) {
             return Ok(Plan {
                 record: same.clone(),
                 moved: None,
-                audit: audit("assign", id, before, same, target.actor, at),
+                action: "assign",
+                actor: target.actor.to_owned(),
             });
         }
         let record = DeviceRecord {
@@ -60,7 +64,7 @@ impl Parts {
         };
         let old = assigned.map(|before| &before.gateway);
         let from = self.places(id, old, target.gateway);
-        let is_move = target.again || !from.is_empty();
+        let is_move = !from.is_empty();
         if is_move && self.view.open_moves() >= self.settings.max_open_moves {
             let open = self.settings.max_open_moves;
             return Err(ServiceError::Unavailable(format!(
@@ -69,8 +73,12 @@ impl Parts {
         }
         let moved = is_move.then(|| planned(id, &record, from, target));
         let action = if assigned.is_some() { "move" } else { "assign" };
-        let audit = audit(action, id, before, &record, target.actor, at);
-        Ok(Plan { record, moved, audit })
+        Ok(Plan {
+            record,
+            moved,
+            action,
+            actor: target.actor.to_owned(),
+        })
     }
 }
 
@@ -112,8 +120,8 @@ impl Assignments for Service {
             gateway: &to.gateway,
             reason,
             grace,
+            spread_ms: 0,
             actor,
-            again: false,
         };
         Some(planned(device, to, from, &target))
     }
@@ -168,7 +176,7 @@ fn planned(id: &DeviceId, record: &DeviceRecord, from: Vec<GatewayId>, target: &
         reason: target.reason,
         actor: target.actor.to_owned(),
         grace_ms: u64::try_from(target.grace.as_millis()).unwrap_or(u64::MAX),
-        spread_ms: 0,
+        spread_ms: target.spread_ms,
         state: MigrationState::Planned,
         steps: vec![Step {
             state: MigrationState::Planned,
@@ -179,20 +187,31 @@ fn planned(id: &DeviceId, record: &DeviceRecord, from: Vec<GatewayId>, target: &
     }
 }
 
+/// A spread as it may be.
+pub(super) fn checked_spread(spread_ms: Option<u64>) -> Result<u64, ServiceError> {
+    let spread_ms = spread_ms.unwrap_or(0);
+    if Duration::from_millis(spread_ms) > MAX_SPREAD {
+        return Err(ServiceError::Invalid(format!(
+            "spread_ms: longer than {}",
+            humantime::format_duration(MAX_SPREAD)
+        )));
+    }
+    Ok(spread_ms)
+}
+
 impl Plan {
     /// Plans a removal.
-    pub fn removal(id: &DeviceId, before: &DeviceRecord, actor: &str, at: Timestamp) -> Self {
-        let record = DeviceRecord {
-            epoch: before.epoch.next(),
-            since: at,
-            removed: true,
-            ..before.clone()
-        };
-        let audit = audit("remove", id, Some(before), &record, actor, at);
+    pub fn removal(before: &DeviceRecord, actor: &str, at: Timestamp) -> Self {
         Self {
-            record,
+            record: DeviceRecord {
+                epoch: before.epoch.next(),
+                since: at,
+                removed: true,
+                ..before.clone()
+            },
             moved: None,
-            audit,
+            action: "remove",
+            actor: actor.to_owned(),
         }
     }
 
@@ -210,27 +229,15 @@ impl Plan {
                 put: self.record.clone(),
             }),
             moves: self.moved.clone().map(MoveChange::Put).into_iter().collect(),
-            audit: Some(self.audit.clone()),
+            audit: Some(AuditRecord::of_change(
+                self.action,
+                id,
+                before,
+                &self.record,
+                &self.actor,
+                now(),
+            )),
             ..Transaction::default()
         }
-    }
-}
-
-fn audit(
-    action: &str,
-    id: &DeviceId,
-    before: Option<&DeviceRecord>,
-    after: &DeviceRecord,
-    actor: &str,
-    at: Timestamp,
-) -> AuditRecord {
-    let named = |record: &DeviceRecord| (!record.removed).then(|| (record.gateway.clone(), record.epoch));
-    AuditRecord {
-        at,
-        actor: actor.to_owned(),
-        action: action.to_owned(),
-        device: Some(id.clone()),
-        before: before.and_then(named),
-        after: named(after),
     }
 }

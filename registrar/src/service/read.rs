@@ -7,7 +7,7 @@ use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{Service, ServiceError, is_stuck, now};
 use crate::{
-    api::{Device, Devices, Gateway, Migration, Migrations},
+    api::{Device, Devices, Gateway, Migration, MigrationState, Migrations, Started},
     control::KnownGateway,
     directory::Directory,
     store::{
@@ -15,6 +15,9 @@ use crate::{
         record::{DeviceRecord, MoveRecord},
     },
 };
+
+/// How many moves are looked through, newest first, for the one that took a device to where it is.
+const LATEST_MOVES: usize = 1_000;
 
 impl Service {
     /// One device.
@@ -144,6 +147,27 @@ impl Service {
         Ok(Migrations {
             next: records.last().map(|record| record.id).filter(|_| more),
             migrations: records.iter().map(|record| self.shown_move(record)).collect(),
+        })
+    }
+
+    /// What is known of the move that took a device to where it is assigned.
+    pub(super) async fn started(&self, id: &DeviceId, row: DeviceRecord) -> Result<Started, ServiceError> {
+        let is_it = |record: &MoveRecord| {
+            record.device == *id && record.epoch == row.epoch && record.state != MigrationState::Superseded
+        };
+        let view = &self.parts.view;
+        let open = view.open_move_of(id).and_then(|open| view.open_move(open));
+        let found = match open.filter(is_it) {
+            Some(open) => Some(open),
+            // One the loop does not show yet is among the newest.
+            None => {
+                let latest = self.parts.store.moves(MoveFilter::default(), LATEST_MOVES).await?;
+                latest.into_iter().find(is_it)
+            }
+        };
+        Ok(match found {
+            Some(record) => Started::Move(Box::new(self.shown_move(&record))),
+            None => Started::Assigned(Box::new(self.shown(id.clone(), row))),
         })
     }
 

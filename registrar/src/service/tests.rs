@@ -159,3 +159,29 @@ async fn labels_and_a_note_changed_at_once_are_both_kept() {
     let row = registrar.store.device(&device("d")).await.unwrap().unwrap();
     assert_eq!((row.labels.as_str(), row.note.as_str()), ("l", "n"));
 }
+
+#[tokio::test]
+async fn the_audit_log_tells_labels_and_note_before_and_after() {
+    let registrar = two_gateways().await;
+    let text = |gateway: &str, labels: &str, note: Option<&str>| Assign {
+        labels: Some(labels.into()),
+        note: note.map(str::to_owned),
+        ..to(gateway)
+    };
+    registrar.assign(text("gw-a", "old", None)).await.unwrap();
+    registrar.assign(text("gw-a", "new", Some("n"))).await.unwrap();
+    registrar.assign(to("gw-b")).await.unwrap();
+    registrar.service.remove(device("d"), "ann".into()).await.unwrap();
+    let pair = |before: &str, after: &str| Some((before.to_owned(), after.to_owned()));
+    let lines = registrar.store.audit(0, 10).await.unwrap();
+    let texts: Vec<_> = lines.into_iter().map(|line| (line.labels, line.note)).collect();
+    assert_eq!(
+        texts,
+        [
+            (pair("", "old"), None),
+            (pair("old", "new"), pair("", "n")),
+            (None, None),
+            (pair("new", ""), pair("n", "")),
+        ]
+    );
+}

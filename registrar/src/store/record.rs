@@ -136,9 +136,43 @@ pub struct AuditRecord {
     /// The assignment after, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<(GatewayId, Epoch)>,
+    /// The labels before and after, when they changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<(String, String)>,
+    /// The note before and after, when it changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<(String, String)>,
 }
 
 impl AuditRecord {
+    /// A line about a device whose row changes.
+    pub fn of_change(
+        action: &str,
+        device: &DeviceId,
+        before: Option<&DeviceRecord>,
+        after: &DeviceRecord,
+        actor: &str,
+        at: Timestamp,
+    ) -> Self {
+        let before = before.filter(|before| !before.removed);
+        let after = Some(after).filter(|after| !after.removed);
+        let assignment = |row: Option<&DeviceRecord>| row.map(|row| (row.gateway.clone(), row.epoch));
+        let texts = |text: fn(&DeviceRecord) -> &String| {
+            let of = |row: Option<&DeviceRecord>| row.map(text).cloned().unwrap_or_default();
+            Some((of(before), of(after))).filter(|(before, after)| before != after)
+        };
+        Self {
+            at,
+            actor: actor.to_owned(),
+            action: action.to_owned(),
+            device: Some(device.clone()),
+            before: assignment(before),
+            after: assignment(after),
+            labels: texts(|row| &row.labels),
+            note: texts(|row| &row.note),
+        }
+    }
+
     /// The record at its place in the log.
     pub fn at_seq(self, seq: u64) -> AuditEntry {
         AuditEntry {
@@ -149,6 +183,8 @@ impl AuditRecord {
             device: self.device,
             before: self.before,
             after: self.after,
+            labels: self.labels,
+            note: self.note,
         }
     }
 }

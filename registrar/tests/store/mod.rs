@@ -38,6 +38,8 @@ pub fn line(device: &str, action: &str) -> AuditRecord {
         device: Some(device.parse().unwrap()),
         before: None,
         after: Some(("gw-a".parse().unwrap(), Epoch::FIRST)),
+        labels: None,
+        note: None,
     }
 }
 

@@ -29,6 +29,8 @@ fn assign(device: &str) -> Transaction {
             device: Some(device.parse().unwrap()),
             before: None,
             after: Some(("gw-a".parse().unwrap(), epoch)),
+            labels: None,
+            note: None,
         }),
         ..Transaction::default()
     }

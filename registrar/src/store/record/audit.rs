@@ -10,6 +10,8 @@ use super::{
 const DEVICE: u8 = 1;
 const BEFORE: u8 = 2;
 const AFTER: u8 = 4;
+const LABELS: u8 = 8;
+const NOTE: u8 = 16;
 
 impl AuditRecord {
     /// The bytes to store of lines that follow each other.
@@ -39,7 +41,9 @@ impl AuditRecord {
         bytes.push(
             flag(DEVICE, self.device.is_some())
                 | flag(BEFORE, self.before.is_some())
-                | flag(AFTER, self.after.is_some()),
+                | flag(AFTER, self.after.is_some())
+                | flag(LABELS, self.labels.is_some())
+                | flag(NOTE, self.note.is_some()),
         );
         put_number(bytes, self.at.as_millisecond() as u64);
         put_text(bytes, &self.actor);
@@ -51,11 +55,15 @@ impl AuditRecord {
             put_text(bytes, gateway.as_str());
             put_number(bytes, epoch.get());
         }
+        for (before, after) in [&self.labels, &self.note].into_iter().flatten() {
+            put_text(bytes, before);
+            put_text(bytes, after);
+        }
     }
 
     fn decode(rest: &mut &[u8]) -> Result<Self, DecodeError> {
         let flags = take(rest, 1)?[0];
-        if flags & !(DEVICE | BEFORE | AFTER) != 0 {
+        if flags & !(DEVICE | BEFORE | AFTER | LABELS | NOTE) != 0 {
             return Err(DecodeError::Damaged(format!("unknown flags {flags:#x}")));
         }
         Ok(Self {
@@ -76,6 +84,14 @@ impl AuditRecord {
             } else {
                 Some(assignment(rest)?)
             },
+            labels: match flags & LABELS {
+                0 => None,
+                _ => Some(texts(rest)?),
+            },
+            note: match flags & NOTE {
+                0 => None,
+                _ => Some(texts(rest)?),
+            },
         })
     }
 }
@@ -83,4 +99,8 @@ impl AuditRecord {
 fn assignment(rest: &mut &[u8]) -> Result<(GatewayId, Epoch), DecodeError> {
     let gateway = take_text(rest)?.parse().map_err(damaged)?;
     Ok((gateway, Epoch::new(take_number(rest)?)))
+}
+
+fn texts(rest: &mut &[u8]) -> Result<(String, String), DecodeError> {
+    Ok((take_text(rest)?.to_owned(), take_text(rest)?.to_owned()))
 }

@@ -31,8 +31,10 @@ fn audit_record() -> impl Strategy<Value = AuditRecord> {
         device,
         assignment(),
         assignment(),
+        prop::option::of(any::<(String, String)>()),
+        prop::option::of(any::<(String, String)>()),
     )
-        .prop_map(|(at, actor, action, device, before, after)| {
+        .prop_map(|(at, actor, action, device, before, after, labels, note)| {
             let assignment = |(gateway, epoch): (String, u64)| (gateway.parse().unwrap(), Epoch::new(epoch));
             AuditRecord {
                 at: Timestamp::from_millisecond(at).unwrap(),
@@ -41,6 +43,8 @@ fn audit_record() -> impl Strategy<Value = AuditRecord> {
                 device: device.map(|device| device.parse().unwrap()),
                 before: before.map(assignment),
                 after: after.map(assignment),
+                labels,
+                note,
             }
         })
 }
