@@ -1,5 +1,7 @@
 //! Every message of version 1, byte for byte as it stands in `golden/v1`: an old peer must keep understanding us.
 
+#![allow(clippy::unwrap_used)]
+
 use homeport_protocol::message::{
     Answer, Commands, Events, GatewayStatus, Message, MessageError, Migrate, MoveStatus, Query, VERSION,
 };
