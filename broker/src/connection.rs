@@ -106,8 +106,10 @@ impl<S: Stream> Connection<S> {
     async fn run(&mut self) -> Exit {
         self.state.hook.connected(&self.peer.client);
         self.send_again();
+        // A client need not wait for its CONNACK to say more (MQTT 5, section 3.1.4).
+        let mut event = Event::Input;
         loop {
-            let exit = match poll_fn(|cx| self.poll_event(cx)).await {
+            let exit = match event {
                 Event::Input => self.consume().await.err(),
                 Event::Mail => {
                     self.fill();
@@ -118,6 +120,7 @@ impl<S: Stream> Connection<S> {
             if let Some(exit) = exit {
                 return exit;
             }
+            event = poll_fn(|cx| self.poll_event(cx)).await;
         }
     }
 

@@ -36,6 +36,21 @@ async fn ends(bench: &Bench, bytes: &[u8], reason: u8) {
     assert_eq!(told_and_closed(&mut five).await, reason, "{bytes:x?}");
 }
 
+/// A CONNECT of version 3.1.1 with client id `eager`.
+const CONNECT: &[u8] = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x00\x00\x05eager";
+
+#[tokio::test]
+async fn what_comes_with_connect_is_heard_too() {
+    let bench = Bench::start().await;
+    let mut client = raw(&bench, false, &[CONNECT, &[0xc0, 0x00]].concat()).await;
+    assert!(matches!(client.next().await, Said::Connack3(_)));
+    assert_eq!(client.next().await, Said::Pong);
+    // A second CONNECT is as wrong there as later.
+    let mut client = raw(&bench, false, &[CONNECT, CONNECT].concat()).await;
+    assert!(matches!(client.next().await, Said::Connack3(_)));
+    assert_eq!(client.next().await, Said::Closed);
+}
+
 #[tokio::test]
 async fn bad_packets_end_their_own_connection() {
     let bench = Bench::start().await;
