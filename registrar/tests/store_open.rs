@@ -50,6 +50,19 @@ async fn opens_again_at_once_and_finds_everything() {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_was_not_finished_is_no_damage() {
+    let temp = tempfile::tempdir().unwrap();
+    filled(temp.path()).await;
+    for left in [&b""[..], b"half a snapshot"] {
+        let unfinished = temp.path().join("store/snap.FFFFFFFFFFFFFFF0.generating");
+        fs::write(&unfinished, left).unwrap();
+        let store = open(temp.path()).unwrap();
+        assert_eq!(Directory::load(&store).await.unwrap().0.len(), 2000);
+        assert!(!unfinished.exists());
+    }
+}
+
+#[tokio::test]
 async fn one_process_at_a_time() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path()).unwrap();

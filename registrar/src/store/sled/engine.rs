@@ -76,6 +76,7 @@ impl Engine {
                 });
             }
         }
+        remove_unfinished(&path).map_err(io_error(&path))?;
         let db = open(&path, config)?;
         let sealed = contained(|| db.contains_key(SEAL));
         match sealed {
@@ -135,6 +136,20 @@ impl Engine {
     pub(super) fn range(&self, range: Range) -> impl DoubleEndedIterator<Item = Result<Row, StoreError>> {
         self.db.range(range).map(|row| row.map_err(failed))
     }
+}
+
+/// Removes snapshots that a crash or a full disk kept sled from finishing: it would take one for whole and call the
+/// database corrupt. A finished one has been renamed; without any, sled reads its log.
+fn remove_unfinished(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().ends_with(".generating") {
+            tracing::warn!(file = %entry.path().display(), "removing an unfinished snapshot");
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn open(path: &Path, config: &SledConfig) -> Result<sled::Db, OpenError> {
