@@ -17,3 +17,12 @@ need() {
     return 1
   fi
 }
+
+# can_mount succeeds where a file system in a file, and one in memory, can be mounted; else it says why not.
+can_mount() (
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' EXIT
+  losetup -f >/dev/null && truncate -s 4M "$folder/image" && mkfs.ext4 -q -F "$folder/image" &&
+    mkdir "$folder/mount" && mount -o loop "$folder/image" "$folder/mount" && umount "$folder/mount" &&
+    mount -t tmpfs -o size=1m tmpfs "$folder/mount" && umount "$folder/mount"
+)

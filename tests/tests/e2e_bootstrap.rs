@@ -1,6 +1,8 @@
 //! A device asks where it belongs: by hand, as an agent, on Eclipse Paho; with what gateways and people may get wrong.
 #![allow(clippy::unwrap_used)]
 
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
 use homeport_tests::kit::{
     Agent, Gateway, Paho, Registrar, Subscriber, eventually, finish, mosquitto, publish, until,
 };
@@ -80,11 +82,12 @@ fn wrong_queries_get_a_code_and_a_text() {
 
     let large = format!(r#"{{"rid":"{}"}}"#, "x".repeat(5000));
     let cases = [
-        ("stranger", "", "unknown_device"),
-        ("dev-1", "", "no_gateway"),
-        ("dev-2", "{not json", "bad_request"),
-        ("dev-3", r#"{"v":9}"#, "bad_request"),
-        ("dev-4", large.as_str(), "bad_request"),
+        ("stranger", OsStr::new(""), "unknown_device"),
+        ("dev-1", OsStr::new(""), "no_gateway"),
+        ("dev-2", OsStr::new("{not json"), "bad_request"),
+        ("dev-3", OsStr::new(r#"{"v":9}"#), "bad_request"),
+        ("dev-4", OsStr::new(&large), "bad_request"),
+        ("dev-5", OsStr::from_bytes(b"{\"rid\":\"\xe9\"}"), "bad_request"),
     ];
     for (device, query, code) in cases {
         publish(broker, &format!("reg/query/{device}"), query).ok();

@@ -1,4 +1,5 @@
 use std::{
+    ffi::OsStr,
     net::SocketAddr,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -46,12 +47,9 @@ pub fn mosquitto(program: &str, broker: SocketAddr, args: &[&str]) -> Command {
 /// # Panics
 /// When it is not acknowledged.
 #[track_caller]
-pub fn publish(broker: SocketAddr, topic: &str, payload: &str) -> Finished {
-    finish(&mut mosquitto(
-        "mosquitto_pub",
-        broker,
-        &["-q", "1", "-t", topic, "-m", payload],
-    ))
+pub fn publish(broker: SocketAddr, topic: &str, payload: impl AsRef<OsStr>) -> Finished {
+    let mut publish = mosquitto("mosquitto_pub", broker, &["-q", "1", "-t", topic, "-m"]);
+    finish(publish.arg(payload.as_ref()))
 }
 
 /// The retained message of a topic: what a subscriber who comes later is given at once.
