@@ -44,6 +44,8 @@ pub(crate) async fn run(
     let latencies = Arc::new(Latencies::new()?);
     let mut statuses: Vec<watch::Receiver<Status>> = Vec::with_capacity(devices.len());
     let mut tasks = JoinSet::new();
+    // The devices go on until the summary is made, whatever ends the fleet.
+    let leave = CancellationToken::new();
     let begun = Instant::now();
     let end = sleep_until(begun + fleet.duration.unwrap_or(NEVER));
     tokio::pin!(end);
@@ -72,13 +74,13 @@ pub(crate) async fn run(
                 tasks.spawn(Device { agent, started, latencies: Arc::clone(&latencies) }.run(
                     events,
                     fleet.heartbeat,
-                    stop.clone(),
+                    leave.clone(),
                 ));
             }
         }
     }
     let summary = Summary::of(&statuses, &latencies);
-    stop.cancel();
+    leave.cancel();
     while let Some(ended) = tasks.join_next().await {
         ended?;
     }

@@ -1,0 +1,134 @@
+//! The device agent as a program: many devices at once, and readers that do not read.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use homeport_tests::kit::{Gateway, Process, Registrar, binary, finish, publish, root, until};
+use serde_json::Value;
+
+/// `device-agent fleet`, not started yet.
+fn fleet(registrar: &str, count: u32, duration: &str) -> Command {
+    let mut command = Command::new(binary("device-agent"));
+    command
+        .args(["fleet", "--output", "json", "--registrar", registrar])
+        .args(["--count", &count.to_string(), "--duration", duration])
+        .arg("--config")
+        .arg(root().join("configs/dev/device.toml"));
+    command
+}
+
+/// `device-agent run` with a pipe as its standard output.
+struct Piped {
+    process: std::process::Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Piped {
+    fn start(registrar: &Registrar, id: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let process = Command::new(binary("device-agent"))
+            .args(["run", "--id", id, "--registrar", &registrar.url(), "--state"])
+            .arg(folder.path().join("state.json"))
+            .arg("--config")
+            .arg(root().join("configs/dev/device.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            process,
+            _folder: folder,
+        }
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_fleet_is_online_and_says_so() {
+    const COUNT: u32 = 50;
+    let registrar = Registrar::start();
+    let _gateway = Gateway::start(&registrar, "gw-a");
+    let folder = tempfile::tempdir().unwrap();
+    let devices = folder.path().join("devices.csv");
+    let rows: String = (1..=COUNT).map(|number| format!("dev-{number},gw-a\n")).collect();
+    fs::write(&devices, format!("device,gateway\n{rows}")).unwrap();
+    registrar
+        .cli(&["device", "import", devices.to_str().unwrap()])
+        .ok();
+    // It ends by a signal once all are seen, so that its duration need not fit the machine.
+    let mut fleet = fleet(&registrar.url(), COUNT, "1h");
+    let mut process = Process::spawn("fleet", &mut fleet, folder.path().join("log"));
+    until("the fleet says that all are online", || {
+        process.stderr().contains(&format!("online {COUNT}"))
+    });
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(0));
+    let summary: Value = serde_json::from_str(&process.stdout()).unwrap();
+    assert_eq!(summary["devices"], COUNT);
+    assert_eq!(summary["states"]["online"], COUNT);
+    assert_eq!(summary["bootstrap_ms"]["count"], COUNT);
+    assert_eq!(summary["rejected"], 0);
+    assert_eq!(summary["not_stored"], 0);
+}
+
+#[test]
+fn a_fleet_without_a_registrar_fails_and_says_why() {
+    // A port that was free a moment ago.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let ended = finish(&mut fleet(&format!("mqtt://{nobody}"), 5, "3s"));
+    assert_eq!(ended.code, 1, "{ended}");
+    let summary: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(summary["devices"], 5);
+    assert_eq!(summary["states"]["online"], 0);
+    assert!(summary["asks_failed"].as_u64().unwrap() >= 5, "{summary}");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_run_quietly() {
+    let registrar = Registrar::start();
+    let gateway = Gateway::start(&registrar, "gw-a");
+    registrar.assign("dev-1", "gw-a");
+    let mut agent = Piped::start(&registrar, "dev-1");
+    registrar.wait_connected("dev-1", "gw-a");
+    let mut line = String::new();
+    let mut reader = BufReader::new(agent.process.stdout.take().unwrap());
+    publish(gateway.addresses().mqtt, "cmd/dev-1/x", "first").ok();
+    reader.read_line(&mut line).unwrap();
+    assert_eq!(line, "cmd/dev-1/x first\n");
+    drop(reader);
+    publish(gateway.addresses().mqtt, "cmd/dev-1/x", "second").ok();
+    until("run has ended", || agent.process.try_wait().unwrap().is_some());
+    assert_eq!(agent.process.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_does_not_read_keeps_no_device_from_moving() {
+    let registrar = Registrar::start();
+    let a = Gateway::start(&registrar, "gw-a");
+    let _b = Gateway::start(&registrar, "gw-b");
+    registrar.assign("dev-1", "gw-a");
+    let _agent = Piped::start(&registrar, "dev-1");
+    registrar.wait_connected("dev-1", "gw-a");
+    // More than a pipe holds.
+    let large = "x".repeat(48 * 1024);
+    for _ in 0..4 {
+        publish(a.addresses().mqtt, "cmd/dev-1/x", &large).ok();
+    }
+    registrar.start_move("dev-1", "gw-b", "10m");
+    registrar.wait_done("dev-1");
+    registrar.wait_connected("dev-1", "gw-b");
+}
