@@ -159,7 +159,7 @@ impl Hook for Bootstrap {
 
     fn retained(&self, filter: &str, after: Option<&str>, each: &mut dyn FnMut(Message) -> bool) {
         self.view.statuses(after, |topic, payload| {
-            if !topics::matches(filter, topic) {
+            if !broker::topic_matches(topic, filter) {
                 return true;
             }
             each(Message {

@@ -51,6 +51,8 @@ pub struct Mqtt {
     pub max_connections: usize,
     /// The largest packet accepted, in bytes; gateways send the largest ones.
     pub max_packet_size: u32,
+    /// The largest CONNECT accepted, in bytes.
+    pub max_connect_size: u32,
     /// From accept to a whole CONNECT.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
@@ -59,6 +61,19 @@ pub struct Mqtt {
     pub idle_timeout: Duration,
     /// Subscriptions of one connection.
     pub max_subscriptions: usize,
+    /// Messages of QoS 1 and 2 on their way to one client at one time.
+    pub max_inflight: u16,
+    /// Messages queued for one client.
+    pub max_queued_messages: usize,
+    /// Bytes queued for one client; instructions to gateways wait for room.
+    pub max_queued_bytes: usize,
+    /// Levels of a topic or filter.
+    pub max_topic_levels: usize,
+    /// Clients whose session outlives its connection.
+    pub max_stored_sessions: usize,
+    /// How long a refused or disconnected client is given to read why.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
 }
 
 /// API, health and metrics.
@@ -203,9 +218,16 @@ impl Default for Mqtt {
             max_connections: broker.max_connections,
             // A gateway's largest message, and its topic and properties.
             max_packet_size: 2 * broker.max_packet_size,
+            max_connect_size: broker.max_connect_size,
             connect_timeout: broker.connect_timeout,
             idle_timeout: broker.idle_timeout,
             max_subscriptions: broker.max_subscriptions,
+            max_inflight: broker.max_inflight,
+            max_queued_messages: broker.max_queued_messages,
+            max_queued_bytes: broker.max_queued_bytes,
+            max_topic_levels: broker.max_topic_levels,
+            max_stored_sessions: broker.max_stored_sessions,
+            linger: broker.linger,
         }
     }
 }
@@ -290,6 +312,9 @@ impl Default for Import {
     }
 }
 
+/// Levels of `reg/query/<device>` and `gw/<gateway>/status`.
+const TOPIC_LEVELS: usize = 3;
+
 /// Why a configuration that can be read is not one to run on.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
@@ -333,6 +358,10 @@ impl Config {
         let counts = [
             ("mqtt.max_connections", self.mqtt.max_connections),
             ("mqtt.max_subscriptions", self.mqtt.max_subscriptions),
+            ("mqtt.max_inflight", self.mqtt.max_inflight.into()),
+            ("mqtt.max_queued_messages", self.mqtt.max_queued_messages),
+            ("mqtt.max_queued_bytes", self.mqtt.max_queued_bytes),
+            ("mqtt.max_stored_sessions", self.mqtt.max_stored_sessions),
             ("http.max_connections", self.http.max_connections),
             ("http.max_waiting", self.http.max_waiting),
             ("http.max_body", self.http.max_body),
@@ -353,6 +382,7 @@ impl Config {
             ("shutdown_timeout", self.shutdown_timeout),
             ("mqtt.connect_timeout", self.mqtt.connect_timeout),
             ("mqtt.idle_timeout", self.mqtt.idle_timeout),
+            ("mqtt.linger", self.mqtt.linger),
             ("store.retry", self.store.retry),
             ("moves.move_grace", self.moves.move_grace),
             ("moves.stuck_after", self.moves.stuck_after),
@@ -373,6 +403,12 @@ impl Config {
                 allowed: "at least 1 ms and at most 366 days",
             });
         }
+        if self.mqtt.max_topic_levels < TOPIC_LEVELS {
+            return Err(CheckError::Figure {
+                key: "mqtt.max_topic_levels",
+                allowed: "at least 3, so that a query's topic is a topic",
+            });
+        }
         // Topic, properties and lengths beside the payload.
         let least = protocol::message::MAX_GATEWAY_PAYLOAD + 1024;
         if (self.mqtt.max_packet_size as usize) < least {
@@ -387,9 +423,16 @@ impl Config {
             listen: vec![self.mqtt.listen],
             max_connections: self.mqtt.max_connections,
             max_packet_size: self.mqtt.max_packet_size,
+            max_connect_size: self.mqtt.max_connect_size,
             connect_timeout: self.mqtt.connect_timeout,
             idle_timeout: self.mqtt.idle_timeout,
             max_subscriptions: self.mqtt.max_subscriptions,
+            max_inflight: self.mqtt.max_inflight,
+            max_queued_messages: self.mqtt.max_queued_messages,
+            max_queued_bytes: self.mqtt.max_queued_bytes,
+            max_topic_levels: self.mqtt.max_topic_levels,
+            max_stored_sessions: self.mqtt.max_stored_sessions,
+            linger: self.mqtt.linger,
             ..broker::Config::default()
         }
     }

@@ -13,47 +13,9 @@ pub(super) fn is_served(filter: &str) -> bool {
     )
 }
 
-/// Whether a filter matches a topic name.
-pub(super) fn matches(filter: &str, topic: &str) -> bool {
-    let mut levels = topic.split('/');
-    for wanted in filter.split('/') {
-        match (wanted, levels.next()) {
-            ("#", _) => return true,
-            ("+", Some(_)) => {}
-            (wanted, Some(level)) if wanted == level => {}
-            _ => return false,
-        }
-    }
-    levels.next().is_none()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn filters_match_as_mqtt_says() {
-        for filter in [
-            "#",
-            "gw/#",
-            "gw/+/status",
-            "+/+/+",
-            "gw/gw-a/status",
-            "gw/gw-a/status/#",
-        ] {
-            assert!(matches(filter, "gw/gw-a/status"), "{filter}");
-        }
-        for filter in [
-            "gw/+",
-            "gw/gw-a",
-            "gw/gw-b/status",
-            "+/+/+/+",
-            "gw/gw-a/status/+",
-            "",
-        ] {
-            assert!(!matches(filter, "gw/gw-a/status"), "{filter}");
-        }
-    }
 
     #[test]
     fn application_topics_are_not_served() {

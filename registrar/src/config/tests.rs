@@ -163,3 +163,26 @@ fn figures_that_cannot_work_are_refused() {
         assert!(refused(text).starts_with(expected), "{}", refused(text));
     }
 }
+
+#[test]
+fn the_limits_of_the_broker_are_keys() {
+    let text = "[mqtt]\nmax_connect_size = 1024\nmax_inflight = 2\nmax_queued_messages = 3\nmax_queued_bytes = 4\n\
+        max_topic_levels = 5\nmax_stored_sessions = 6\nlinger = \"7ms\"\n";
+    let broker = load(text).unwrap().config().broker();
+    let figures = (
+        broker.max_connect_size,
+        broker.max_inflight,
+        broker.max_queued_messages,
+        broker.max_queued_bytes,
+    );
+    assert_eq!(figures, (1024, 2, 3, 4));
+    let figures = (broker.max_topic_levels, broker.max_stored_sessions, broker.linger);
+    assert_eq!(figures, (5, 6, Duration::from_millis(7)));
+    let flat = load("[mqtt]\nmax_topic_levels = 2\n").unwrap().config();
+    assert!(
+        flat.check()
+            .unwrap_err()
+            .to_string()
+            .starts_with("mqtt.max_topic_levels: ")
+    );
+}
