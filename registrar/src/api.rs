@@ -225,7 +225,7 @@ pub struct Audit {
     pub next: Option<u64>,
 }
 
-/// One line of the NDJSON that `POST /v1/import?format=csv|ndjson&dry_run=&allow_unknown_gateway=` answers with; the
+/// One line of the NDJSON that `POST /v1/import?format=csv|ndjson&dry_run=&allow_unknown_gateway=&spread_ms=` answers with; the
 /// last one is `done` or `failed`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "import", rename_all = "lowercase")]
@@ -261,9 +261,9 @@ pub enum ImportProgress {
         /// Nothing was written.
         dry_run: bool,
     },
-    /// Nothing was written.
+    /// It was refused, or broke off.
     Failed {
-        /// Why.
+        /// Why, and whether anything was written.
         error: String,
         /// How many lines are wrong; at most 100 are listed.
         rejected: u64,

@@ -16,7 +16,7 @@ use protocol::{DeviceId, GatewayId};
 
 use crate::store::{
     StoreError, StoreFuture,
-    record::{DeviceRecord, MoveRecord},
+    record::{DeviceRecord, ImportRecord, MoveRecord},
 };
 pub use importer::Importer;
 pub use parse::{Format, Limits, LineError, Parsed, Row, parse};
@@ -34,7 +34,7 @@ pub trait Assignments: Send + Sync {
         device: &DeviceId,
         from: Option<&GatewayId>,
         to: &DeviceRecord,
-        actor: &str,
+        import: &ImportRecord,
     ) -> Option<MoveRecord>;
 
     /// Takes over rows that are durable now: into the directory, and to whoever follows the moves.
@@ -66,6 +66,8 @@ pub struct Order {
     pub dry_run: bool,
     /// Accept gateways that have never connected.
     pub allow_unknown_gateway: bool,
+    /// The window in which moved devices pick a random time to move, in milliseconds.
+    pub spread_ms: u64,
 }
 
 /// Why an import did not happen.

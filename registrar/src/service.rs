@@ -26,7 +26,8 @@ use crate::{
         record::{AuditRecord, DeviceRecord, MAX_TEXT, MoveRecord},
     },
 };
-use plan::{Plan, Target, checked_spread};
+pub(crate) use plan::checked_spread;
+use plan::{Plan, Target};
 
 /// How often a change is planned again because the row changed meanwhile.
 const ATTEMPTS: usize = 16;

@@ -245,6 +245,7 @@ fn import() -> ImportRecord {
         id: move_id(9),
         actor: "test".into(),
         at: now(),
+        spread_ms: 60_000,
     }
 }
 

@@ -45,7 +45,7 @@ impl Assignments for Gateways {
         device: &DeviceId,
         from: Option<&GatewayId>,
         to: &DeviceRecord,
-        _actor: &str,
+        _: &ImportRecord,
     ) -> Option<MoveRecord> {
         from?;
         let mut record = migration(uuid::Uuid::now_v7().as_u128(), device.as_str(), Planned);
@@ -93,6 +93,7 @@ fn order() -> Order {
         actor: "test".into(),
         dry_run: false,
         allow_unknown_gateway: false,
+        spread_ms: 0,
     }
 }
 
@@ -445,6 +446,7 @@ async fn an_import_whose_staged_rows_are_gone_can_be_given_up() {
         id: move_id(1),
         actor: "test".into(),
         at: now(),
+        spread_ms: 0,
     };
     let (importer, _) = importer(store, temp.path(), Some(lost));
     let text = "device,gateway\nd1,gw-a\n";

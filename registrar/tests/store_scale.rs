@@ -16,7 +16,7 @@ use homeport_registrar::{
     import::{Assignments, Format, Importer, Limits, Order, Written},
     store::{
         StoreFuture,
-        record::{DeviceRecord, MoveRecord},
+        record::{DeviceRecord, ImportRecord, MoveRecord},
         sled::{SledConfig, SledStore},
     },
 };
@@ -35,7 +35,7 @@ impl Assignments for Apply {
         _: &DeviceId,
         _: Option<&GatewayId>,
         _: &DeviceRecord,
-        _: &str,
+        _: &ImportRecord,
     ) -> Option<MoveRecord> {
         None
     }
@@ -87,6 +87,7 @@ async fn many_rows_are_imported_and_loaded() {
             actor: "test".into(),
             dry_run: false,
             allow_unknown_gateway: true,
+            spread_ms: 0,
         };
         let started = Instant::now();
         let mut reports = importer.start(BufReader::new(std::fs::File::open(&file).unwrap()), order);

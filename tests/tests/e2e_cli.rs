@@ -173,7 +173,7 @@ fn an_import_names_every_wrong_line() {
         file.to_str().unwrap(),
         "--allow-unknown-gateway",
     ]);
-    refused.fails(1, "nothing was imported");
+    refused.fails(1, "nothing was written");
     for line in ["devices.csv:3: ", "devices.csv:4: ", "devices.csv:5: "] {
         assert!(refused.stderr.contains(line), "{line} is missing: {refused}");
     }

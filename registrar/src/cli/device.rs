@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Subcommand;
 use protocol::{DeviceId, GatewayId};
@@ -64,6 +64,9 @@ pub enum Verb {
         /// Accept gateways that have never connected.
         #[arg(long)]
         allow_unknown_gateway: bool,
+        /// Let moved devices pick a random time to move within this, for example 60s.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        spread: Option<Duration>,
     },
     /// Print all devices as `import` reads them; CSV unless -o says ndjson.
     Export {
@@ -103,12 +106,14 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
             dry_run,
             format: input,
             allow_unknown_gateway,
+            spread,
         } => {
             let import = import::Import {
                 file,
                 dry_run,
                 input,
                 allow_unknown_gateway,
+                spread,
             };
             import.run(client, format)
         }
@@ -157,7 +162,8 @@ fn list(client: &Client, gateway: Option<&GatewayId>, limit: usize, format: Form
     Ok(())
 }
 
-fn path(device: &DeviceId) -> String {
+/// Where one device is found.
+pub fn path(device: &DeviceId) -> String {
     format!("/v1/devices/{device}")
 }
 

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{
-    Client, Error,
+    Client, Error, migration,
     output::{Format, Record, print},
 };
 use crate::api::ImportProgress;
@@ -49,6 +49,7 @@ pub struct Import {
     pub dry_run: bool,
     pub input: Option<Input>,
     pub allow_unknown_gateway: bool,
+    pub spread: Option<Duration>,
 }
 
 /// What an import came to.
@@ -86,6 +87,7 @@ impl Import {
             ("format", name.to_owned()),
             ("dry_run", self.dry_run.to_string()),
             ("allow_unknown_gateway", self.allow_unknown_gateway.to_string()),
+            ("spread_ms", self.spread.map_or(0, migration::millis).to_string()),
         ];
         let (reader, size) = self.open()?;
         let bar = bar(size);
@@ -149,7 +151,7 @@ impl Import {
                 }
                 ImportProgress::Failed { error, .. } => {
                     bar.finish_and_clear();
-                    return Err(Error::Failed(format!("nothing was imported: {error}")));
+                    return Err(Error::Failed(error));
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::{
     output::{Format, Printer, Record, name, or_dash, print, time},
     watch::{Until, Watch},
 };
-use crate::api::{Migration, Migrations, StartMigration};
+use crate::api::{Migration, Migrations, StartMigration, Started};
 
 /// How many moves are asked for at one time, at most.
 const PAGE: usize = 1000;
@@ -30,6 +30,9 @@ pub enum Verb {
         /// How long it may stay on the old gateway, for example 30s; the registrar's own when left out.
         #[arg(long, value_parser = humantime::parse_duration)]
         grace: Option<Duration>,
+        /// Let the device pick a random time to move within this, for example 60s.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        spread: Option<Duration>,
         /// Follow the move and print each step.
         #[arg(long)]
         watch: bool,
@@ -84,6 +87,7 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
             device,
             gateway,
             grace,
+            spread,
             watch,
             until,
         } => {
@@ -91,13 +95,23 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
                 device,
                 gateway,
                 reason: None,
-                grace_ms: grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+                grace_ms: grace.map(millis),
+                spread_ms: spread.map(millis),
             };
-            let migration: Migration = client.post("/v1/migrations", &body)?;
-            if watch {
-                Watch::new(client, format, &until).follow(migration)
-            } else {
-                print(format, &migration)
+            match client.post("/v1/migrations", &body)? {
+                Started::Move(migration) if watch => Watch::new(client, format, &until).follow(*migration),
+                Started::Move(migration) => print(format, &*migration),
+                Started::Assigned(device) => {
+                    eprintln!(
+                        "{} is assigned to {} already, nothing changes",
+                        device.device, device.gateway
+                    );
+                    if watch {
+                        Watch::new(client, format, &until).until_connected(*device)
+                    } else {
+                        print(format, &*device)
+                    }
+                }
             }
         }
         Verb::List {
@@ -154,6 +168,11 @@ fn list(
             return printer.finish();
         }
     }
+}
+
+/// A time as the API has it.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Where one move is found.

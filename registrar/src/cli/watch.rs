@@ -12,7 +12,7 @@ use super::{
     Client, Error, migration,
     output::{Format, Printer, Record, name, print},
 };
-use crate::api::{Migration, MigrationState, Step};
+use crate::api::{Device, Migration, MigrationState, Step};
 
 /// How long the registrar is asked to hold back an answer that has nothing new.
 const LONG_POLL: Duration = Duration::from_secs(20);
@@ -115,6 +115,43 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// Waits until a device that needs no move is connected to its gateway, and prints it.
+    pub fn until_connected(&self, mut device: Device) -> Result<(), Error> {
+        let gateway = device.gateway.clone();
+        let mut told = false;
+        while device.connected.as_ref() != Some(&gateway) {
+            let wait = RETRY.min(self.left());
+            if wait.is_zero() {
+                print(self.format, &device)?;
+                return Err(Error::TimedOut(format!(
+                    "{} is assigned to {gateway} and was not seen there within {}",
+                    device.device,
+                    humantime::format_duration(self.allowed())
+                )));
+            }
+            thread::sleep(wait);
+            match self
+                .client
+                .get::<Device>(&super::device::path(&device.device), &[])
+            {
+                Ok(next) => device = next,
+                Err(error @ Error::Unreachable { .. }) => {
+                    if !std::mem::replace(&mut told, true) {
+                        eprintln!("{error} (watching goes on)");
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            if device.gateway != gateway {
+                return Err(Error::Failed(format!(
+                    "a later assignment took {} to {}",
+                    device.device, device.gateway
+                )));
+            }
+        }
+        print(self.format, &device)
+    }
+
     /// The move once it has changed; none when the time is over first.
     fn next(&self, known: &Migration) -> Result<Option<Migration>, Error> {
         let mut told = false;
@@ -152,16 +189,19 @@ impl<'a> Watch<'a> {
         })
     }
 
+    /// How long was to be watched.
+    fn allowed(&self) -> Duration {
+        self.deadline
+            .map_or(Duration::ZERO, |deadline| deadline - self.started)
+    }
+
     fn timed_out(&self, migration: &Migration) -> Error {
-        let after = self
-            .deadline
-            .map_or(Duration::ZERO, |deadline| deadline - self.started);
         let detail = migration.detail.as_ref().map(|detail| format!(" ({detail})"));
         Error::TimedOut(format!(
             "{} was not seen on {} within {}: the move is {}{} and stays pending; follow it with: registrar migration watch {}",
             migration.device,
             migration.to,
-            humantime::format_duration(after),
+            humantime::format_duration(self.allowed()),
             name(migration.state),
             detail.unwrap_or_default(),
             migration.migration,

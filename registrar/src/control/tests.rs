@@ -2,7 +2,7 @@ use protocol::message::{Event as Said, GatewayState};
 
 use super::*;
 use crate::{
-    api::StartMigration,
+    api::{StartMigration, Started},
     config::Config,
     store::{MoveChange, MoveFilter, Store, Transaction, memory::MemoryStore, record::MoveSource},
     testkit::{Registrar, device, gateway},
@@ -14,6 +14,7 @@ fn start(id: &str, to: &str) -> StartMigration {
         gateway: gateway(to),
         reason: None,
         grace_ms: None,
+        spread_ms: None,
     }
 }
 
@@ -33,11 +34,11 @@ async fn moved(registrar: &Registrar) -> CommandId {
         .assign(device("d1"), assign("gw-a"), "t".into())
         .await
         .unwrap();
-    service
-        .start_migration(start("d1", "gw-b"), "t".into())
-        .await
-        .unwrap()
-        .migration
+    let started = service.start_migration(start("d1", "gw-b"), "t".into()).await;
+    match started.unwrap() {
+        Started::Move(migration) => migration.migration,
+        Started::Assigned(device) => panic!("{device:?}"),
+    }
 }
 
 async fn stored(registrar: &Registrar, id: CommandId) -> MoveRecord {
@@ -180,11 +181,10 @@ async fn an_overtaken_move_is_closed_and_its_places_are_told() {
         registrar.gateway(id).await;
     }
     let first = moved(&registrar).await;
-    let second = registrar
-        .service
-        .start_migration(start("d1", "gw-c"), "t".into())
-        .await
-        .unwrap();
+    let second = registrar.service.start_migration(start("d1", "gw-c"), "t".into());
+    let Started::Move(second) = second.await.unwrap() else {
+        panic!("it is a move")
+    };
     registrar
         .until("the first is superseded", || async {
             stored(&registrar, first).await.state == MigrationState::Superseded

@@ -13,7 +13,7 @@ use super::{
     extract::{Actor, Id, Json, Params},
 };
 use crate::{
-    api::{Migration, Migrations, StartMigration},
+    api::{Migration, Migrations, StartMigration, Started},
     store::MoveFilter,
 };
 
@@ -66,11 +66,13 @@ pub(super) async fn start(
     State(app): State<Arc<App>>,
     Actor(actor): Actor,
     Json(start): Json<StartMigration>,
-) -> Result<(StatusCode, Answer<Migration>), Failure> {
-    Ok((
-        StatusCode::CREATED,
-        Answer(app.service()?.start_migration(start, actor).await?),
-    ))
+) -> Result<(StatusCode, Answer<Started>), Failure> {
+    let started = app.service()?.start_migration(start, actor).await?;
+    let status = match started {
+        Started::Move(_) => StatusCode::CREATED,
+        Started::Assigned(_) => StatusCode::OK,
+    };
+    Ok((status, Answer(started)))
 }
 
 pub(super) async fn show(

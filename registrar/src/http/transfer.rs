@@ -14,14 +14,14 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
-    App,
+    App, READ_TIMEOUT,
     error::Failure,
     extract::{Actor, Params},
 };
-use crate::{api::ImportProgress, backup, control::now, import};
+use crate::{api::ImportProgress, backup, control::now, import, service::checked_spread};
 
 /// Bytes of an upload that are written to disk in one go.
 const SPOOL: usize = 1024 * 1024;
@@ -36,6 +36,7 @@ pub(super) struct Import {
     dry_run: bool,
     #[serde(default)]
     allow_unknown_gateway: bool,
+    spread_ms: Option<u64>,
 }
 
 /// The body is on disk before the import begins: a slow upload holds up nobody.
@@ -50,12 +51,14 @@ pub(super) async fn import(
         .format
         .parse()
         .map_err(|error: String| Failure::bad_request(error))?;
+    let spread_ms = checked_spread(options.spread_ms)?;
     let file = spool(body, importer).await?;
     let order = import::Order {
         format,
         actor,
         dry_run: options.dry_run,
         allow_unknown_gateway: options.allow_unknown_gateway,
+        spread_ms,
     };
     let reports = importer.start(BufReader::new(file), order);
     let lines = stream::unfold(reports, |mut reports| async {
@@ -78,7 +81,9 @@ async fn spool(body: Body, importer: &import::Importer) -> Result<File, Failure>
     let limit = importer.limits.bytes;
     let (mut chunks, mut buffer, mut total) = (body.into_data_stream(), Vec::new(), 0_u64);
     loop {
-        let chunk = chunks.next().await.transpose();
+        let chunk = timeout(READ_TIMEOUT, chunks.next()).await;
+        let chunk = chunk.map_err(|_| Failure::timed_out("the upload has come to a standstill"))?;
+        let chunk = chunk.transpose();
         let chunk = chunk.map_err(|error| Failure::bad_request(format!("the upload broke off: {error}")))?;
         let ended = chunk.is_none();
         if let Some(chunk) = chunk {

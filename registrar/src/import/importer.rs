@@ -126,6 +126,7 @@ impl Importer {
             id: CommandId::new(Uuid::now_v7()),
             actor: order.actor,
             at: now(),
+            spread_ms: order.spread_ms,
         };
         let mut file = if order.dry_run {
             None
@@ -324,7 +325,7 @@ impl Importer {
             return None;
         }
         self.assignments
-            .plan_move(&change.device, from, &change.put, &import.actor)
+            .plan_move(&change.device, from, &change.put, import)
     }
 }
 

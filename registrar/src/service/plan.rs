@@ -13,7 +13,7 @@ use crate::{
     api::{MigrationState, Step},
     import::{Assignments, Written},
     store::StoreFuture,
-    store::record::{MoveRecord, MoveSource},
+    store::record::{ImportRecord, MoveRecord, MoveSource},
 };
 
 /// The longest time over which devices are spread.
@@ -106,7 +106,7 @@ impl Assignments for Service {
         device: &DeviceId,
         from: Option<&GatewayId>,
         to: &DeviceRecord,
-        actor: &str,
+        import: &ImportRecord,
     ) -> Option<MoveRecord> {
         let parts = &self.parts;
         let from = parts.places(device, from, &to.gateway);
@@ -120,8 +120,8 @@ impl Assignments for Service {
             gateway: &to.gateway,
             reason,
             grace,
-            spread_ms: 0,
-            actor,
+            spread_ms: import.spread_ms,
+            actor: &import.actor,
         };
         Some(planned(device, to, from, &target))
     }
@@ -188,7 +188,7 @@ fn planned(id: &DeviceId, record: &DeviceRecord, from: Vec<GatewayId>, target: &
 }
 
 /// A spread as it may be.
-pub(super) fn checked_spread(spread_ms: Option<u64>) -> Result<u64, ServiceError> {
+pub(crate) fn checked_spread(spread_ms: Option<u64>) -> Result<u64, ServiceError> {
     let spread_ms = spread_ms.unwrap_or(0);
     if Duration::from_millis(spread_ms) > MAX_SPREAD {
         return Err(ServiceError::Invalid(format!(

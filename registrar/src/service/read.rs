@@ -161,7 +161,11 @@ impl Service {
             Some(open) => Some(open),
             // One the loop does not show yet is among the newest.
             None => {
-                let latest = self.parts.store.moves(MoveFilter::default(), LATEST_MOVES).await?;
+                let latest = self
+                    .parts
+                    .store
+                    .moves(MoveFilter::default(), LATEST_MOVES)
+                    .await?;
                 latest.into_iter().find(is_it)
             }
         };

@@ -80,6 +80,7 @@ async fn a_move_that_was_written_but_not_made_durable_is_answered_once_it_is_fol
             gateway: gateway("gw-b"),
             reason: None,
             grace_ms: None,
+            spread_ms: None,
         };
         registrar.service.start_migration(start, "ann".into()).await
     };
@@ -92,7 +93,9 @@ async fn a_move_that_was_written_but_not_made_durable_is_answered_once_it_is_fol
         );
     }
     registrar.store.fail(None);
-    let moved = start().await.unwrap();
+    let Started::Move(moved) = start().await.unwrap() else {
+        panic!("the move that was written is told")
+    };
     registrar.has_open_move().await;
     assert_eq!(
         registrar.service.view().open_move_of(&device("d")),

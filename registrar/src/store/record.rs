@@ -198,6 +198,9 @@ pub struct ImportRecord {
     pub actor: String,
     /// When it was accepted.
     pub at: Timestamp,
+    /// The window in which its devices pick a random time to move, in milliseconds.
+    #[serde(default)]
+    pub spread_ms: u64,
 }
 
 /// Why stored bytes are not the record they should be.
