@@ -2,7 +2,7 @@
 
 mod listener;
 
-use std::{future::Future, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -17,7 +17,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::state::State;
-use listener::Limited;
+use listener::Limits;
+
+/// How long a client may take for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the pages are made from.
 #[derive(Clone)]
@@ -45,24 +48,18 @@ struct Registrar {
     error: Option<String>,
 }
 
-/// Serves at most so many connections until `stop` ends.
-///
-/// # Errors
-/// The listener fails for good.
-pub async fn serve(
-    listener: TcpListener,
-    max_connections: usize,
-    pages: Pages,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+/// Serves at most so many connections until `stop` is cancelled and open requests are answered.
+pub async fn serve(listener: TcpListener, max_connections: usize, pages: Pages, stop: CancellationToken) {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(pages);
-    axum::serve(Limited::new(listener, max_connections), router)
-        .with_graceful_shutdown(stop)
-        .await
+    let limits = Limits {
+        connections: max_connections,
+        head: HEAD_TIMEOUT,
+    };
+    listener::serve(listener, limits, router, stop).await;
 }
 
 async fn ready(Extract(pages): Extract<Pages>) -> Response {

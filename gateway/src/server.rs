@@ -180,16 +180,7 @@ impl Server {
             "control loop"
         });
         tasks.spawn(async move {
-            if let Err(error) = http::serve(
-                self.http,
-                self.max_http_connections,
-                pages,
-                http_stop.cancelled_owned(),
-            )
-            .await
-            {
-                tracing::error!(%error, "HTTP failed");
-            }
+            http::serve(self.http, self.max_http_connections, pages, http_stop).await;
             "HTTP listener"
         });
 

@@ -13,7 +13,10 @@ mod migrations;
 mod tests;
 mod transfer;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -26,10 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{import::Importer, service::Service};
 use error::Failure;
-use listener::{Limited, Peer};
+use listener::Limits;
 
 /// The most entries of one page.
 const MAX_PAGE: usize = 1_000;
+
+/// How long a client may take for the head of a request, and for each part of its body.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the API is made from.
 pub struct App {
@@ -91,17 +97,10 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 /// Serves at most so many connections until `stop` is cancelled and open requests are answered.
-///
-/// # Errors
-/// The listener fails for good.
-pub async fn serve(
-    listener: TcpListener,
-    max_connections: usize,
-    app: Arc<App>,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    let service = router(app).into_make_service_with_connect_info::<Peer>();
-    axum::serve(Limited::new(listener, max_connections), service)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+pub async fn serve(listener: TcpListener, max_connections: usize, app: Arc<App>, stop: CancellationToken) {
+    let limits = Limits {
+        connections: max_connections,
+        head: READ_TIMEOUT,
+    };
+    listener::serve(listener, limits, router(app), stop).await;
 }

@@ -120,9 +120,7 @@ impl Server {
         });
         let (served, stop, max_connections) = (Arc::clone(&app), last.clone(), config.http.max_connections);
         tasks.spawn(async move {
-            if let Err(error) = http::serve(listener, max_connections, served, stop).await {
-                tracing::error!(%error, "HTTP failed");
-            }
+            http::serve(listener, max_connections, served, stop).await;
             "HTTP listener"
         });
 

@@ -1,116 +1,107 @@
-//! A listener that takes so many connections and no more.
+//! Takes so many connections and no more, and none that says nothing.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, serve::Listener};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
 };
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
 
-use axum::serve::Listener;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
-
-/// One connection more waits in the operating system's queue until another one ends.
-pub(super) struct Limited {
-    listener: TcpListener,
-    free: Arc<Semaphore>,
+/// What one listener puts up with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Connections; one more waits in the operating system's queue until another one ends.
+    pub connections: usize,
+    /// How long the head of a request may take, counted from the connection or the answer before it.
+    pub head: Duration,
 }
 
-/// A connection that counts.
-pub(super) struct Counted {
-    stream: TcpStream,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Limited {
-    pub fn new(listener: TcpListener, max_connections: usize) -> Self {
-        let free = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        Self { listener, free }
+/// Serves until `stop` is cancelled and open requests are answered.
+pub(super) async fn serve(mut listener: TcpListener, limits: Limits, router: Router, stop: CancellationToken) {
+    let free = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.head);
+    let open = GracefulShutdown::new();
+    loop {
+        let accepted = async {
+            // Only a closed semaphore gives none, and nobody closes this one.
+            let permit = Arc::clone(&free).acquire_owned().await.ok();
+            // Axum's own, which waits and goes on when the process has too many files open.
+            (permit, Listener::accept(&mut listener).await)
+        };
+        let (permit, (stream, peer)) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accepted => accepted,
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let connection = open.watch(connection);
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Err(error) = connection.await {
+                tracing::debug!(%peer, %error, "HTTP connection ended");
+            }
+        });
     }
-}
-
-impl Listener for Limited {
-    type Io = Counted;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Counted, SocketAddr) {
-        // Only a closed semaphore gives none, and nobody closes this one.
-        let _permit = Arc::clone(&self.free).acquire_owned().await.ok();
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
-        (Counted { stream, _permit }, peer)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+    open.shutdown().await;
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        pin::pin,
-        task::{Context, Waker},
+    use std::net::SocketAddr;
+
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
     };
 
     use super::*;
 
-    #[tokio::test]
-    async fn one_connection_more_waits_for_another_to_end() {
+    async fn served(connections: usize, head: Duration) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut limited = Limited::new(listener, 1);
-        let _clients = [
-            TcpStream::connect(address).await.unwrap(),
-            TcpStream::connect(address).await.unwrap(),
-        ];
-        let (first, _) = limited.accept().await;
-        {
-            let second = pin!(limited.accept());
-            let polled = second.poll(&mut Context::from_waker(Waker::noop()));
-            assert!(polled.is_pending());
-        }
+        let router = Router::new().route("/healthz", get(|| async { "ok" }));
+        let limits = Limits { connections, head };
+        tokio::spawn(serve(listener, limits, router, CancellationToken::new()));
+        address
+    }
+
+    async fn ask(stream: &mut TcpStream) -> String {
+        let request = b"GET /healthz HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn one_connection_more_waits_for_another_to_end() {
+        let address = served(1, Duration::from_secs(3600)).await;
+        let first = TcpStream::connect(address).await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        let waiting = tokio::spawn(async move { ask(&mut second).await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
         drop(first);
-        limited.accept().await;
+        assert!(waiting.await.unwrap().starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn half_a_request_is_cut_and_makes_room() {
+        let address = served(2, Duration::from_millis(50)).await;
+        let mut half = TcpStream::connect(address).await.unwrap();
+        half.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+        let silent = TcpStream::connect(address).await.unwrap();
+        let mut third = TcpStream::connect(address).await.unwrap();
+        assert!(ask(&mut third).await.starts_with("HTTP/1.1 200"));
+        for mut cut in [half, silent] {
+            assert_eq!(cut.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        }
     }
 }

@@ -8,8 +8,9 @@ use axum::{
     http::request::Parts,
 };
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
-use super::{error::Failure, listener::Peer};
+use super::{READ_TIMEOUT, error::Failure, listener::Peer};
 use crate::api::ACTOR;
 
 /// The longest name in [`ACTOR`], in bytes.
@@ -22,7 +23,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+        let read = timeout(READ_TIMEOUT, Bytes::from_request(request, state)).await;
+        let read = read.map_err(|_| Failure::timed_out("the body takes too long"))?;
+        let body = read.map_err(|rejection| {
             if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
                 Failure::too_large("the body is larger than this registrar takes")
             } else {
