@@ -274,6 +274,44 @@ fn a_move_is_followed_and_ctrl_c_ends_only_the_watching() {
 }
 
 #[test]
+fn a_move_to_where_the_device_is_waits_until_it_is_there() {
+    let registrar = Registrar::start();
+    let _gateway = Gateway::start(&registrar, "gw-a");
+    registrar.assign("dev-1", "gw-a");
+    let start = ["migration", "start", "dev-1", "gw-a", "--watch", "--timeout"];
+    let watch = |timeout| registrar.cli(&[&start[..], &[timeout, "-o", "json"]].concat());
+    watch("1ms").fails(4, "was not seen there within 1ms");
+    let _agent = Agent::start(&registrar, "dev-1");
+    let there = json(&watch("60s").ok());
+    assert_eq!(
+        (&there["connected"], &there["epoch"]),
+        (&"gw-a".into(), &1.into())
+    );
+    let none = registrar.cli(&["migration", "list", "--state", "all", "-o", "json"]);
+    assert_eq!(json(&none.ok()), Value::Array(Vec::new()));
+}
+
+#[test]
+fn moves_are_listed_beyond_one_page() {
+    let registrar = Registrar::start();
+    let _gateways = ["gw-a", "gw-b"].map(|id| Gateway::start(&registrar, id));
+    for number in 1..=3 {
+        registrar.assign(&format!("dev-{number}"), "gw-a");
+        registrar.start_move(&format!("dev-{number}"), "gw-b", "30s");
+    }
+    let list = |args: &[&str]| {
+        let listed = registrar.cli(&[&["migration", "list", "-o", "ndjson"], args].concat());
+        let lines: Vec<Value> = listed.ok().lines().map(json).collect();
+        lines
+    };
+    let all = list(&["--limit", "0"]);
+    assert_eq!(all.len(), 3);
+    assert_eq!(list(&["--limit", "2"]), all[..2]);
+    let before = all[1]["migration"].as_str().unwrap();
+    assert_eq!(list(&["--before", before]), all[2..]);
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let registrar = Registrar::start();
     let file = tempfile::NamedTempFile::with_suffix(".csv").unwrap();
