@@ -8,29 +8,26 @@ use std::{
     process::Command,
 };
 
-use homeport_tests::kit::{Addresses, Process, binary, eventually, until};
+use homeport_tests::kit::{Addresses, DEADLINE, Process, binary, eventually, until};
 
-/// Half of a request: its server waits for the rest.
-fn half_a_request(address: SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: half").unwrap();
+/// A client of MQTT 3.1.1 that is connected, and never closes.
+fn connected(broker: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(broker).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream
-}
-
-/// A whole request, answered: whoever connected before is being served too.
-fn whole_request(address: SocketAddr) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let request = b"GET /healthz HTTP/1.1\r\nHost: whole\r\nConnection: close\r\n\r\n";
-    stream.write_all(request).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        .write_all(b"\x10\x0f\0\x04MQTT\x04\x02\0\0\0\x03dev")
+        .unwrap();
+    let mut accepted = [0; 4];
+    stream.read_exact(&mut accepted).unwrap();
+    assert_eq!(accepted, [0x20, 2, 0, 0]);
+    stream
 }
 
 fn second_signal_ends_at_once(program: &str, args: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.toml");
-    fs::write(&config, "shutdown_timeout = \"1h\"\n").unwrap();
+    // A client is given more time to close than this test has.
+    fs::write(&config, "shutdown_timeout = \"1h\"\n[mqtt]\nlinger = \"1h\"\n").unwrap();
     let ready = folder.path().join("addresses.json");
     let mut command = Command::new(binary(program));
     command
@@ -46,15 +43,12 @@ fn second_signal_ends_at_once(program: &str, args: &[&str]) {
     let addresses: Addresses = eventually("it is ready", || {
         serde_json::from_slice(&fs::read(&ready).ok()?).ok()
     });
-    let _open = half_a_request(addresses.http);
-    for _ in 0..3 {
-        whole_request(addresses.http);
-    }
+    let _open = connected(addresses.mqtt);
     process.signal("TERM");
     until("it shuts down", || {
         process.stderr().contains("shutting down") && TcpStream::connect(addresses.mqtt).is_err()
     });
-    assert!(process.ended().is_none(), "{program} waits for the open request");
+    assert!(process.ended().is_none(), "{program} waits for its client");
     process.signal("TERM");
     assert_eq!(process.wait().code(), Some(1));
     assert!(process.stderr().contains("ended at once"));
