@@ -392,9 +392,8 @@ impl Control {
     fn finish(&mut self, outcome: Outcome) {
         for record in outcome.moves.values() {
             let asks = !record.is_closed() && record.state < MigrationState::Asked;
-            let row = self.directory.row(record.device.as_str());
-            if !asks && row.is_some_and(|row| row.epoch() == record.epoch) {
-                self.directory.set_moving(record.device.as_str(), false);
+            if !asks {
+                self.directory.end_moving(record.device.as_str(), record.epoch);
             }
             if outcome.changed.contains(&record.id) {
                 tracing::info!(device = %record.device, command = %record.id, state = ?record.state, to = %record.to, "move");

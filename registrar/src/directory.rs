@@ -10,7 +10,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use parking_lot::RwLock;
-use protocol::{DeviceId, GatewayId};
+use protocol::{DeviceId, Epoch, GatewayId};
 
 use gateways::Gateways;
 pub use gateways::{Counts, GatewayNumber};
@@ -72,6 +72,20 @@ impl Directory {
     /// Takes over a stored row, and returns whether it did: a row of the same or a higher epoch stays. Where the
     /// device was seen stays as well, and that it is moving until the caller says otherwise.
     pub fn apply(&self, device: &DeviceId, record: &DeviceRecord) -> bool {
+        self.replace(device, record, None)
+    }
+
+    /// The same, and notes whether the device has an open move: at once with the row, so that of two changes the later
+    /// one's word holds, and no question in between goes unnoted.
+    pub fn apply_change(&self, device: &DeviceId, record: &DeviceRecord, moving: bool) -> bool {
+        self.replace(device, record, Some(moving))
+    }
+
+    fn replace(&self, device: &DeviceId, record: &DeviceRecord, moving: Option<bool>) -> bool {
+        let assigned = |row: Row, gateway| {
+            let row = row.assigned(record, gateway);
+            moving.map_or(row, |moving| row.with_moving(moving))
+        };
         let gateway = self.gateways.number(&record.gateway);
         let (shard, hash) = self.place(device.as_str());
         let mut shard = shard.write();
@@ -81,7 +95,7 @@ impl Directory {
             |slot| self.hash(&slot.id),
         ) {
             Entry::Vacant(vacant) => {
-                let row = Row::unassigned().assigned(record, gateway);
+                let row = assigned(Row::unassigned(), gateway);
                 self.gateways.replaced(None, Some(&row));
                 vacant.insert(Slot {
                     id: device.as_str().into(),
@@ -94,7 +108,7 @@ impl Directory {
                 if old.epoch() >= record.epoch {
                     return false;
                 }
-                let row = old.assigned(record, gateway);
+                let row = assigned(old, gateway);
                 self.gateways.replaced(Some(&old), Some(&row));
                 occupied.get_mut().row = row;
                 true
@@ -149,6 +163,16 @@ impl Directory {
         let (shard, hash) = self.place(device);
         if let Some(slot) = shard.write().find_mut(hash, |slot| *slot.id == *device) {
             slot.row = slot.row.with_moving(moving);
+        }
+    }
+
+    /// Notes that the move of this epoch needs no question any more; ignored once the row is of another epoch.
+    pub fn end_moving(&self, device: &str, epoch: Epoch) {
+        let (shard, hash) = self.place(device);
+        let mut shard = shard.write();
+        let slot = shard.find_mut(hash, |slot| *slot.id == *device);
+        if let Some(slot) = slot.filter(|slot| slot.row.epoch() == epoch) {
+            slot.row = slot.row.with_moving(false);
         }
     }
 

@@ -329,12 +329,7 @@ impl Parts {
     /// Applies what is durable, and has the device follow it.
     async fn apply(&self, id: &DeviceId, record: &DeviceRecord, moved: Option<MoveRecord>) {
         let before = self.directory.row(id.as_str());
-        let is_newer = before.is_none_or(|before| before.epoch() < record.epoch);
-        if is_newer {
-            // Before the row, so that no question between the two goes unnoted.
-            self.directory.set_moving(id.as_str(), moved.is_some());
-            self.directory.apply(id, record);
-        }
+        let is_newer = self.directory.apply_change(id, record, moved.is_some());
         let change = match moved {
             Some(moved) => Change::Moved(moved),
             None if !is_newer => return,

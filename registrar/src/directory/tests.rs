@@ -2,7 +2,6 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
-use protocol::Epoch;
 
 use super::*;
 
@@ -122,4 +121,19 @@ fn a_row_keeps_its_time_to_the_millisecond() {
     let row = directory.lookup("d").unwrap();
     assert_eq!(row.since(), record(1, 3, false).since);
     assert_eq!(directory.gateway(row.gateway().unwrap()).as_str(), "gw-1");
+}
+
+#[test]
+fn of_two_changes_the_later_one_says_whether_the_device_moves() {
+    let (directory, d) = (Directory::default(), "d".parse().unwrap());
+    let is_moving = || directory.row("d").unwrap().is_moving();
+    assert!(directory.apply_change(&d, &record(1, 3, false), true));
+    assert!(!directory.apply_change(&d, &record(2, 2, false), false));
+    assert!(is_moving());
+    directory.end_moving("d", Epoch::new(2));
+    assert!(is_moving());
+    directory.end_moving("d", Epoch::new(3));
+    assert!(!is_moving());
+    assert!(directory.apply_change(&d, &record(2, 4, false), true) && is_moving());
+    assert!(directory.apply_change(&d, &record(2, 5, false), false) && !is_moving());
 }
