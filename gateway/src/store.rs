@@ -2,9 +2,11 @@
 //!
 //! Every call blocks on the disk; none is made on an async worker.
 
+mod folder;
+
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +15,7 @@ use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction,
 };
 
+use self::folder::Folder;
 use crate::notices::Entry;
 
 /// The file inside the data folder.
@@ -38,9 +41,22 @@ pub enum StoreError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// It holds something else.
+    #[error("data folder {path} is not a gateway's: {found}; use an empty folder")]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+        /// What is in it.
+        found: String,
+    },
     /// Another process has it.
-    #[error("{0} is in use by another process; give each gateway its own data folder")]
-    Locked(PathBuf),
+    #[error("{path} is in use by {holder}; give each gateway its own data folder")]
+    Locked {
+        /// The folder, or the file.
+        path: PathBuf,
+        /// Who has it, as far as it said.
+        holder: String,
+    },
     /// Not a store of ours, or a damaged one.
     #[error(
         "{path} is damaged or no gateway's store ({detail}); restore it from a backup, or move it away to start empty"
@@ -85,6 +101,7 @@ type Opener = Box<dyn Fn(&Path) -> Result<Database, DatabaseError> + Send>;
 /// The open store of one gateway.
 pub struct Store {
     path: PathBuf,
+    folder: Folder,
     gateway: GatewayId,
     opener: Opener,
     /// Absent after a failed write: redb refuses to go on with a file it could not write, so it is opened again.
@@ -101,22 +118,16 @@ impl Store {
     }
 
     pub(crate) fn open_with(folder: &Path, gateway: &GatewayId, opener: Opener) -> Result<Self, StoreError> {
-        let at = |source| StoreError::Folder {
-            path: folder.into(),
-            source,
-        };
-        fs::create_dir_all(folder).map_err(at)?;
+        let locked = Folder::open(folder)?;
         let mut store = Self {
             path: folder.join(FILE),
+            folder: locked,
             gateway: gateway.clone(),
             opener,
             database: None,
         };
         store.database = Some(store.connect()?);
-        // The file's own name has to survive a power cut as well.
-        fs::File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(at)?;
+        store.folder.mark()?;
         Ok(store)
     }
 
@@ -195,9 +206,10 @@ impl Store {
 
     fn connect(&self) -> Result<Database, StoreError> {
         let database = (self.opener)(&self.path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-                StoreError::Locked(self.path.clone())
-            }
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => StoreError::Locked {
+                path: self.path.clone(),
+                holder: "another process".to_owned(),
+            },
             DatabaseError::Storage(StorageError::Io(source))
                 if source.kind() != io::ErrorKind::InvalidData =>
             {

@@ -22,7 +22,12 @@ pub(super) struct Limits {
 }
 
 /// Serves until `stop` is cancelled and open requests are answered.
-pub(super) async fn serve(mut listener: TcpListener, limits: Limits, router: Router, stop: CancellationToken) {
+pub(super) async fn serve(
+    mut listener: TcpListener,
+    limits: Limits,
+    router: Router,
+    stop: CancellationToken,
+) {
     let free = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head);

@@ -1,3 +1,5 @@
+use std::{fs, os::unix::fs::PermissionsExt};
+
 use protocol::{CommandId, Epoch, message::MoveReason};
 use uuid::Uuid;
 
@@ -94,7 +96,9 @@ fn a_second_opener_is_told_who_is_in_the_way() {
     let folder = tempfile::tempdir().unwrap();
     let _store = open(folder.path()).unwrap();
     let error = open(folder.path()).err().unwrap();
-    assert!(matches!(error, StoreError::Locked(_)), "{error}");
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    let holder = format!("in use by process {}", std::process::id());
+    assert!(error.to_string().contains(&holder), "{error}");
 }
 
 #[test]
@@ -163,4 +167,44 @@ fn a_folder_that_cannot_be_made_is_named() {
     fs::write(&file, "").unwrap();
     let error = open(&file.join("data")).err().unwrap();
     assert!(matches!(error, StoreError::Folder { .. }), "{error}");
+}
+
+#[test]
+fn a_folder_of_something_else_is_refused_and_left_alone() {
+    let photos = tempfile::tempdir().unwrap();
+    fs::write(photos.path().join("photo.jpg"), "").unwrap();
+    let registrar = tempfile::tempdir().unwrap();
+    fs::write(
+        registrar.path().join("homeport.json"),
+        r#"{"homeport":"registrar","format":1}"#,
+    )
+    .unwrap();
+    for folder in [photos, registrar] {
+        let error = open(folder.path()).err().unwrap();
+        assert!(matches!(error, StoreError::NotOurs { .. }), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn a_new_folder_is_for_its_owner_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    drop(open(&data).unwrap());
+    assert_eq!(fs::metadata(data).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn a_store_that_was_emptied_or_deleted_is_damaged_and_not_new() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let path = folder.path().join(FILE);
+    for spoil in [
+        |path: &Path| fs::write(path, ""),
+        |path: &Path| fs::remove_file(path),
+    ] {
+        spoil(&path).unwrap();
+        let error = open(folder.path()).err().unwrap();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    }
 }

@@ -1,0 +1,142 @@
+//! The data folder: one process at a time, and a marker that says whose it is.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{FILE, StoreError};
+
+const MARKER: &str = "homeport.json";
+const LOCK: &str = "homeport.lock";
+const KIND: &str = "gateway";
+
+/// Written once the folder holds a store, so that a store which is gone later is missed.
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    homeport: String,
+}
+
+/// A data folder, locked until dropped.
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> StoreError + '_ {
+    move |source| StoreError::Folder {
+        path: path.into(),
+        source,
+    }
+}
+
+impl Folder {
+    /// Locks the folder, which is made if need be, and checks that it is empty or a gateway's.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(failed(path))?;
+        let marker = path.join(MARKER);
+        match fs::read(&marker) {
+            Ok(bytes) => check_marked(path, &bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => check_unmarked(path)?,
+            Err(error) => return Err(failed(&marker)(error)),
+        }
+        Ok(Self {
+            _lock: lock(path)?,
+            path: path.into(),
+        })
+    }
+
+    /// Marks the folder as one that holds a store, durably.
+    pub fn mark(&self) -> Result<(), StoreError> {
+        let path = self.path.join(MARKER);
+        let new = self.path.join(format!("{MARKER}.new"));
+        let marker = Marker {
+            homeport: KIND.to_owned(),
+        };
+        let mut bytes = serde_json::to_vec(&marker).expect("a marker is plain JSON");
+        bytes.push(b'\n');
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            // The names of the files have to survive a power cut as well.
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(failed(&path))
+    }
+}
+
+fn check_marked(path: &Path, marker: &[u8]) -> Result<(), StoreError> {
+    let damaged = |file: &str, detail: String| StoreError::Corrupt {
+        path: path.join(file),
+        detail,
+    };
+    let marker: Marker =
+        serde_json::from_slice(marker).map_err(|error| damaged(MARKER, error.to_string()))?;
+    if marker.homeport != KIND {
+        return Err(StoreError::NotOurs {
+            path: path.into(),
+            found: format!("{MARKER} says {:?}", marker.homeport),
+        });
+    }
+    match fs::metadata(path.join(FILE)) {
+        Ok(file) if file.len() > 0 => Ok(()),
+        Ok(_) => Err(damaged(FILE, "it is empty and was not".to_owned())),
+        Err(error) => Err(damaged(FILE, format!("it was there and is not: {error}"))),
+    }
+}
+
+/// Without a marker only an empty folder is ours to use, or one that a start did not get to mark.
+fn check_unmarked(path: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(path).map_err(failed(path))? {
+        let name = entry.map_err(failed(path))?.file_name();
+        let ours = [FILE, LOCK, "lost+found", &format!("{MARKER}.new")];
+        if !ours.iter().any(|ours| name == *ours) {
+            return Err(StoreError::NotOurs {
+                path: path.into(),
+                found: format!("it has no {MARKER} but contains {}", name.to_string_lossy()),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join(LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(failed(&path))?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0)
+                .and_then(|()| write!(file, "process {}", std::process::id()))
+                .map_err(failed(&path))?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let named = file.rewind().and_then(|()| file.read_to_string(&mut holder));
+            if named.is_err() || holder.is_empty() {
+                "another process".clone_into(&mut holder);
+            }
+            Err(StoreError::Locked {
+                path: folder.into(),
+                holder,
+            })
+        }
+        Err(TryLockError::Error(error)) => Err(failed(&path)(error)),
+    }
+}
