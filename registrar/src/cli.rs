@@ -14,7 +14,12 @@ mod migration;
 mod output;
 mod watch;
 
-use std::process::ExitCode;
+use std::{
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 
@@ -77,10 +82,20 @@ pub fn run(command: ClientCommand, program: clap::Command) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("registrar: {error}");
+            tell(format_args!("registrar: {error}"));
             error.exit_code()
         }
     }
+}
+
+/// Writes a line to stderr. A reader that has gone away is its own affair.
+pub(crate) fn tell(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Reads a duration of the command line.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 30s or 5m"))
 }
 
 fn dispatch(command: ClientCommand, mut program: clap::Command) -> Result<(), Error> {
@@ -97,7 +112,7 @@ fn dispatch(command: ClientCommand, mut program: clap::Command) -> Result<(), Er
             let name = program.get_name().to_owned();
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut program, name, &mut script);
-            std::io::Write::write_all(&mut std::io::stdout(), &script).map_err(Error::Output)
+            io::stdout().write_all(&script).map_err(Error::Output)
         }
     }
 }

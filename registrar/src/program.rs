@@ -1,7 +1,7 @@
 //! The command line of the `registrar` program.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    cli::{self, ClientCommand},
+    cli::{self, ClientCommand, tell},
     config::{Layers, LoadError},
     server::{Addresses, Server},
 };
@@ -116,21 +116,24 @@ impl Program {
             }
             Command::Config {
                 verb: ConfigVerb::Check { options },
-            } => look(&options, |_| println!("ok")),
+            } => look(&options, |_| "ok\n".to_owned()),
             Command::Config {
                 verb: ConfigVerb::Show { options },
-            } => look(&options, |layers| print!("{}", layers.show())),
+            } => look(&options, Layers::show),
             Command::Client(command) => cli::run(command, Self::command()),
         }
     }
 }
 
-fn look(options: &Options, show: impl FnOnce(&Layers)) -> ExitCode {
+fn look(options: &Options, show: impl FnOnce(&Layers) -> String) -> ExitCode {
     match options.checked() {
-        Ok(layers) => {
-            show(&layers);
-            ExitCode::SUCCESS
-        }
+        Ok(layers) => match io::stdout().write_all(show(&layers).as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failure(
+                &anyhow::Error::from(error).context("cannot write to standard output"),
+                1,
+            ),
+            _ => ExitCode::SUCCESS,
+        },
         Err(error) => failure(&error, USAGE),
     }
 }
@@ -165,15 +168,28 @@ fn serve(options: &Options, addr_file: Option<&Path>) -> ExitCode {
 }
 
 fn failure(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("registrar: {error:#}");
+    tell(format_args!("registrar: {}", causes(error)));
     ExitCode::from(code)
+}
+
+/// An error with what led to it, each once: many of our errors name their cause themselves.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        // It would tell them on stderr, and panic where that is closed.
+        .log_internal_errors(false);
     if io::stderr().is_terminal() {
         builder.with_target(false).init();
     } else {
@@ -194,7 +210,7 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
                 _ = interrupt.recv() => {}
             }
             if token.is_cancelled() {
-                eprintln!("registrar: ended at once");
+                tell(format_args!("registrar: ended at once"));
                 std::process::exit(1);
             }
             token.cancel();

@@ -4,6 +4,7 @@ use protocol::{Epoch, GatewayId};
 use super::{
     Client, Error,
     output::{Format, Printer, Record, or_dash, time},
+    tell,
 };
 use crate::api::{Audit, AuditEntry};
 
@@ -41,7 +42,7 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
     }
     printer.finish()?;
     if let Some(after) = after {
-        eprintln!("there is more: --after {after}");
+        tell(format_args!("there is more: --after {after}"));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::{
 use clap::Args;
 use indicatif::ProgressBar;
 
-use super::{Client, Error};
+use super::{Client, Error, tell};
 use crate::{
     backup::{Counts, EPOCHS_AHEAD, restore},
     store::sled::SledConfig,
@@ -49,8 +49,8 @@ impl Backup {
             source,
         };
         let part = part_of(&self.file);
-        let written = File::create(&part).map_err(failed).and_then(|mut file| {
-            let bytes = copy(&mut backup, &mut file, failed)?;
+        let mut file = File::create(&part).map_err(failed)?;
+        let written = copy(&mut backup, &mut file, failed).and_then(|bytes| {
             file.sync_all()
                 .and_then(|()| std::fs::rename(&part, &self.file))
                 .map_err(failed)?;
@@ -58,12 +58,15 @@ impl Backup {
         });
         match written {
             Ok(bytes) => {
-                eprintln!("wrote {bytes} bytes to {}", self.file.display());
+                tell(format_args!("wrote {bytes} bytes to {}", self.file.display()));
                 Ok(())
             }
             Err(error) => {
                 if let Err(left) = std::fs::remove_file(&part) {
-                    eprintln!("registrar: {} is left behind: {left}", part.display());
+                    tell(format_args!(
+                        "registrar: {} is left behind: {left}",
+                        part.display()
+                    ));
                 }
                 Err(error)
             }
@@ -94,11 +97,11 @@ impl Restore {
             moves,
             audit,
         } = counts;
-        eprintln!(
+        tell(format_args!(
             "restored {devices} devices (removed ones too), {gateways} gateways, {moves} moves and {audit} audit lines to {}; \
              every epoch is {EPOCHS_AHEAD} higher than in the backup, so that devices that were moved since believe it",
             self.data_dir.display()
-        );
+        ));
         Ok(())
     }
 }

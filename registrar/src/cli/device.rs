@@ -6,6 +6,7 @@ use protocol::{DeviceId, GatewayId};
 use super::{
     Client, Error, export, import,
     output::{Format, Printer, Record, or_dash, print, time},
+    tell,
 };
 use crate::api::{Assign, Device, Devices};
 
@@ -58,21 +59,24 @@ pub enum Verb {
         /// Check everything, write nothing.
         #[arg(long)]
         dry_run: bool,
-        /// What the file is; told from its name when left out.
+        /// What the file is; told from its first byte when left out.
         #[arg(long)]
         format: Option<import::Input>,
         /// Accept gateways that have never connected.
         #[arg(long)]
         allow_unknown_gateway: bool,
         /// Let moved devices pick a random time to move within this, for example 60s.
-        #[arg(long, value_parser = humantime::parse_duration)]
+        #[arg(long, value_parser = super::duration)]
         spread: Option<Duration>,
     },
-    /// Print all devices as `import` reads them; CSV unless -o says ndjson.
+    /// Print all devices as `import` reads them.
     Export {
         /// Only those of this gateway.
         #[arg(long)]
         gateway: Option<GatewayId>,
+        /// How to print them.
+        #[arg(short, long, value_name = "FORMAT", default_value = "csv", value_parser = export::formats())]
+        output: Format,
     },
 }
 
@@ -98,7 +102,7 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
         Verb::List { gateway, limit } => list(client, gateway.as_ref(), limit, format),
         Verb::Remove { device } => {
             client.delete(&path(&device))?;
-            eprintln!("removed {device}");
+            tell(format_args!("removed {device}"));
             Ok(())
         }
         Verb::Import {
@@ -117,7 +121,7 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
             };
             import.run(client, format)
         }
-        Verb::Export { gateway } => export::run(client, gateway.as_ref(), format),
+        Verb::Export { gateway, output } => export::run(client, gateway.as_ref(), output),
     }
 }
 
@@ -157,7 +161,7 @@ fn list(client: &Client, gateway: Option<&GatewayId>, limit: usize, format: Form
     })?;
     printer.finish()?;
     if !complete {
-        eprintln!("there are more than {limit}; --limit 0 lists all");
+        tell(format_args!("there are more than {limit}; --limit 0 lists all"));
     }
     Ok(())
 }

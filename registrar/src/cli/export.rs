@@ -1,3 +1,4 @@
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use protocol::{DeviceId, GatewayId};
 use serde::Serialize;
 
@@ -42,12 +43,19 @@ impl Record for Line {
     }
 }
 
+/// Reads the formats that `import` understands.
+pub fn formats() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(["csv", "ndjson"]).map(|name| match name.as_str() {
+        "csv" => Format::Csv,
+        _ => Format::Ndjson,
+    })
+}
+
 pub fn run(client: &Client, gateway: Option<&GatewayId>, format: Format) -> Result<(), Error> {
-    let format = if format == Format::Table {
-        Format::Csv
-    } else {
-        format
-    };
+    // The parser cannot see an -o that stands before the verb.
+    if !matches!(format, Format::Csv | Format::Ndjson) {
+        return Err(Error::Usage("export prints csv or ndjson".into()));
+    }
     let mut printer = Printer::new::<Line>(format)?;
     device::for_each(client, gateway, |device| {
         printer.row(&Line::from(device)).map(|()| true)

@@ -1,7 +1,7 @@
 use std::{
     fs::File,
-    io::{self, BufRead, Read},
-    path::{Path, PathBuf},
+    io::{self, BufRead, BufReader},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{
     Client, Error, migration,
     output::{Format, Record, print},
+    tell,
 };
 use crate::api::ImportProgress;
 
@@ -31,14 +32,13 @@ pub enum Input {
 }
 
 impl Input {
-    fn of(file: &Path) -> Result<Self, Error> {
-        match file.extension().and_then(|extension| extension.to_str()) {
-            Some("csv") => Ok(Self::Csv),
-            Some("ndjson" | "jsonl") => Ok(Self::Ndjson),
-            _ => Err(Error::Usage(format!(
-                "cannot tell the format of {}: say --format csv or --format ndjson",
-                file.display()
-            ))),
+    /// What begins with an object is NDJSON.
+    fn of(start: &[u8]) -> Self {
+        let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+        if start.trim_ascii_start().starts_with(b"{") {
+            Self::Ndjson
+        } else {
+            Self::Csv
         }
     }
 }
@@ -78,7 +78,9 @@ impl Record for Summary {
 
 impl Import {
     pub fn run(self, client: &Client, format: Format) -> Result<(), Error> {
-        let input = self.input.map_or_else(|| Input::of(&self.file), Ok)?;
+        let (mut reader, size) = self.open()?;
+        let start = reader.fill_buf().map_err(|source| self.failed(source))?;
+        let input = self.input.unwrap_or_else(|| Input::of(start));
         let (name, content_type) = match input {
             Input::Csv => ("csv", "text/csv"),
             Input::Ndjson => ("ndjson", "application/x-ndjson"),
@@ -89,7 +91,6 @@ impl Import {
             ("allow_unknown_gateway", self.allow_unknown_gateway.to_string()),
             ("spread_ms", self.spread.map_or(0, migration::millis).to_string()),
         ];
-        let (reader, size) = self.open()?;
         let bar = bar(size);
         let mut body = bar.wrap_read(reader);
         let answer = client.upload("/v1/import", &query, content_type, &mut body)?;
@@ -98,17 +99,20 @@ impl Import {
         print(format, &summary)
     }
 
-    fn open(&self) -> Result<(Box<dyn Read>, Option<u64>), Error> {
+    fn open(&self) -> Result<(Box<dyn BufRead>, Option<u64>), Error> {
         if self.file.as_os_str() == "-" {
-            return Ok((Box::new(io::stdin()), None));
+            return Ok((Box::new(BufReader::new(io::stdin())), None));
         }
-        let failed = |source| Error::File {
+        let file = File::open(&self.file).map_err(|source| self.failed(source))?;
+        let size = file.metadata().map_err(|source| self.failed(source))?.len();
+        Ok((Box::new(BufReader::new(file)), Some(size)))
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        Error::File {
             path: self.file.clone(),
             source,
-        };
-        let file = File::open(&self.file).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
-        Ok((Box::new(file), Some(size)))
+        }
     }
 
     /// Reads what the registrar tells until it is done.
@@ -127,7 +131,7 @@ impl Import {
                     bar.set_position(rows);
                 }
                 ImportProgress::Rejected { line, error } => {
-                    bar.suspend(|| eprintln!("{}:{line}: {error}", self.file.display()));
+                    bar.suspend(|| tell(format_args!("{}:{line}: {error}", self.file.display())));
                 }
                 ImportProgress::Done {
                     added,
@@ -138,7 +142,7 @@ impl Import {
                 } => {
                     if skipped > 0 {
                         bar.suspend(|| {
-                            eprintln!("{skipped} devices were changed by someone else meanwhile and stay as they are");
+                            tell(format_args!("{skipped} devices were changed by someone else meanwhile and stay as they are"));
                         });
                     }
                     return Ok(Summary {
@@ -175,4 +179,21 @@ fn bar(size: Option<u64>) -> ProgressBar {
 fn counting() -> ProgressStyle {
     ProgressStyle::with_template("{msg} {human_pos} of {human_len} {wide_bar} {per_sec} {elapsed}")
         .expect("the template is well formed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_tells_the_format() {
+        for (start, input) in [
+            ("{\"device\":", Input::Ndjson),
+            ("\u{feff}\n {", Input::Ndjson),
+            ("device,gateway\n", Input::Csv),
+            ("", Input::Csv),
+        ] {
+            assert_eq!(Input::of(start.as_bytes()), input, "{start:?}");
+        }
+    }
 }

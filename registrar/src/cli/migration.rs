@@ -7,6 +7,7 @@ use super::{
     Client, Error,
     client::Query,
     output::{Format, Printer, Record, name, or_dash, print, time},
+    tell,
     watch::{Until, Watch},
 };
 use crate::api::{Migration, Migrations, StartMigration, Started};
@@ -28,10 +29,10 @@ pub enum Verb {
         /// The gateway it is to have.
         gateway: GatewayId,
         /// How long it may stay on the old gateway, for example 30s; the registrar's own when left out.
-        #[arg(long, value_parser = humantime::parse_duration)]
+        #[arg(long, value_parser = super::duration)]
         grace: Option<Duration>,
         /// Let the device pick a random time to move within this, for example 60s.
-        #[arg(long, value_parser = humantime::parse_duration)]
+        #[arg(long, value_parser = super::duration)]
         spread: Option<Duration>,
         /// Follow the move and print each step.
         #[arg(long)]
@@ -102,10 +103,10 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
                 Started::Move(migration) if watch => Watch::new(client, format, &until).follow(*migration),
                 Started::Move(migration) => print(format, &*migration),
                 Started::Assigned(device) => {
-                    eprintln!(
+                    tell(format_args!(
                         "{} is assigned to {} already, nothing changes",
                         device.device, device.gateway
-                    );
+                    ));
                     if watch {
                         Watch::new(client, format, &until).until_connected(*device)
                     } else {
@@ -157,7 +158,7 @@ fn list(
         for migration in page.migrations {
             if limit > 0 && printed == limit {
                 printer.finish()?;
-                eprintln!("there are more than {limit}; --limit 0 lists all");
+                tell(format_args!("there are more than {limit}; --limit 0 lists all"));
                 return Ok(());
             }
             printed += 1;

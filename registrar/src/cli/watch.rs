@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{
     Client, Error, migration,
     output::{Format, Printer, Record, name, print},
+    tell,
 };
 use crate::api::{Device, Migration, MigrationState, Step};
 
@@ -25,7 +26,7 @@ const RETRY: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, Args)]
 pub struct Until {
     /// Stop watching after this long, for example 60s; never when left out.
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = super::duration)]
     timeout: Option<Duration>,
     /// Watch up to this state.
     #[arg(long, default_value = "seen")]
@@ -137,7 +138,7 @@ impl<'a> Watch<'a> {
                 Ok(next) => device = next,
                 Err(error @ Error::Unreachable { .. }) => {
                     if !std::mem::replace(&mut told, true) {
-                        eprintln!("{error} (watching goes on)");
+                        tell(format_args!("{error} (watching goes on)"));
                     }
                 }
                 Err(error) => return Err(error),
@@ -170,7 +171,7 @@ impl<'a> Watch<'a> {
                 Ok(_) => {}
                 Err(error @ Error::Unreachable { .. }) => {
                     if !std::mem::replace(&mut told, true) {
-                        eprintln!("{error} (watching goes on)");
+                        tell(format_args!("{error} (watching goes on)"));
                     }
                     thread::sleep(RETRY.min(self.left()));
                 }

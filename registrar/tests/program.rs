@@ -1,0 +1,106 @@
+//! The program as a process.
+
+use std::{
+    fs,
+    io::pipe,
+    process::{Command, Output},
+};
+
+fn registrar(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_registrar"));
+    command.args(arguments);
+    command
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_closed_stdout_or_stderr_is_no_panic() {
+    for (arguments, code) in [
+        (&["device", "list", "--server", "http://127.0.0.1:9"][..], 1),
+        (&["config", "show"], 0),
+        (&["config", "check", "--config", "/missing.toml"], 2),
+        (&["serve", "--config", "/missing.toml"], 2),
+        (&["completions", "bash"], 0),
+    ] {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let status = registrar(arguments)
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer)
+            .status();
+        assert_eq!(status.unwrap().code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_cause_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let data = file.join("data").display().to_string();
+    for arguments in [
+        &["serve", "--config", "/missing.toml"][..],
+        &[
+            "serve",
+            "--data-dir",
+            &data,
+            "--mqtt-listen",
+            "127.0.0.1:0",
+            "--http-listen",
+            "127.0.0.1:0",
+        ],
+    ] {
+        let output = registrar(arguments).output().unwrap();
+        let text = stderr(&output);
+        assert!(!output.status.success(), "{text}");
+        assert_eq!(text.matches("os error").count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn export_offers_what_import_reads() {
+    let help = registrar(&["device", "export", "-h"]).output().unwrap();
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    assert!(
+        help.contains("[possible values: csv, ndjson]") && help.contains("[default: csv]"),
+        "{help}"
+    );
+    assert!(!help.contains("json, ndjson"), "{help}");
+    for arguments in [
+        ["device", "export", "-o", "json"],
+        ["device", "-o", "table", "export"],
+    ] {
+        let output = registrar(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    }
+    let output = registrar(&[
+        "device",
+        "export",
+        "-o",
+        "ndjson",
+        "--server",
+        "http://127.0.0.1:9",
+    ])
+    .output()
+    .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+}
+
+#[test]
+fn a_duration_has_an_example() {
+    let output = registrar(&[
+        "migration",
+        "start",
+        "d1",
+        "gw-a",
+        "--watch",
+        "--timeout",
+        "banana",
+    ])
+    .output();
+    let text = stderr(&output.unwrap());
+    assert!(text.contains("write it like 30s"), "{text}");
+}
