@@ -1,0 +1,111 @@
+//! Whether a registrar may run on a configuration.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::Config;
+
+/// Levels of `reg/query/<device>` and `gw/<gateway>/status`.
+const TOPIC_LEVELS: usize = 3;
+
+/// Why a configuration that can be read is not one to run on.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckError {
+    /// Open to others while nothing protects it.
+    #[error(
+        "{key}: {address} is not on loopback, and there is no encryption and no password yet; set insecure = true to accept that"
+    )]
+    Exposed {
+        /// The key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A figure no registrar can run on.
+    #[error("{key}: must be {allowed}")]
+    Figure {
+        /// The key.
+        key: &'static str,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// Gateways could not send what they may.
+    #[error("mqtt.max_packet_size: must be at least {0}, so that gateways' messages fit")]
+    PacketSize(usize),
+}
+
+impl Config {
+    /// Whether a registrar may run on it.
+    ///
+    /// # Errors
+    /// What is wrong first, with its key.
+    pub fn check(&self) -> Result<(), CheckError> {
+        for (key, address) in [
+            ("mqtt.listen", self.mqtt.listen),
+            ("http.listen", self.http.listen),
+        ] {
+            if !self.insecure && !address.ip().is_loopback() {
+                return Err(CheckError::Exposed { key, address });
+            }
+        }
+        let counts = [
+            ("mqtt.max_connections", self.mqtt.max_connections),
+            ("mqtt.max_subscriptions", self.mqtt.max_subscriptions),
+            ("mqtt.max_inflight", self.mqtt.max_inflight.into()),
+            ("mqtt.max_queued_messages", self.mqtt.max_queued_messages),
+            ("mqtt.max_queued_bytes", self.mqtt.max_queued_bytes),
+            ("mqtt.max_stored_sessions", self.mqtt.max_stored_sessions),
+            ("http.max_connections", self.http.max_connections),
+            ("http.max_waiting", self.http.max_waiting),
+            ("http.max_body", self.http.max_body),
+            ("store.queue", self.store.queue),
+            ("gateways.queue", self.gateways.queue),
+            ("gateways.max_gateways", self.gateways.max_gateways),
+            ("gateways.max_instructions", self.gateways.max_instructions),
+            ("moves.max_open", self.moves.max_open),
+        ];
+        let allowed = "more than zero and less than 2^32";
+        let wrong = counts
+            .iter()
+            .find(|(_, count)| *count == 0 || u32::try_from(*count).is_err());
+        if let Some((key, _)) = wrong {
+            return Err(CheckError::Figure { key, allowed });
+        }
+        let times = [
+            ("shutdown_timeout", self.shutdown_timeout),
+            ("mqtt.connect_timeout", self.mqtt.connect_timeout),
+            ("mqtt.idle_timeout", self.mqtt.idle_timeout),
+            ("mqtt.linger", self.mqtt.linger),
+            ("store.retry", self.store.retry),
+            ("moves.move_grace", self.moves.move_grace),
+            ("moves.stuck_after", self.moves.stuck_after),
+            ("moves.resend_after", self.moves.resend_after),
+            ("gateways.status_interval", self.gateways.status_interval),
+            ("answers.ttl", self.answers.ttl),
+            ("retry_after.bad_request", self.retry_after.bad_request),
+            ("retry_after.unknown_device", self.retry_after.unknown_device),
+            ("retry_after.no_gateway", self.retry_after.no_gateway),
+        ];
+        let (shortest, longest) = (Duration::from_millis(1), Duration::from_secs(366 * 24 * 3600));
+        if let Some((key, _)) = times
+            .iter()
+            .find(|(_, time)| !(shortest..=longest).contains(time))
+        {
+            return Err(CheckError::Figure {
+                key,
+                allowed: "at least 1 ms and at most 366 days",
+            });
+        }
+        if self.mqtt.max_topic_levels < TOPIC_LEVELS {
+            return Err(CheckError::Figure {
+                key: "mqtt.max_topic_levels",
+                allowed: "at least 3, so that a query's topic is a topic",
+            });
+        }
+        // Topic, properties and lengths beside the payload.
+        let least = protocol::message::MAX_GATEWAY_PAYLOAD + 1024;
+        if (self.mqtt.max_packet_size as usize) < least {
+            return Err(CheckError::PacketSize(least));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! Lists that are longer than a page.
+
+use super::*;
+
+#[tokio::test]
+async fn a_page_of_one_gateway_goes_on_where_it_looked_last() {
+    let registrar = two_gateways(Config::default()).await;
+    for n in 1..=4 {
+        assign(&registrar, &format!("d{n}"), "gw-a").await;
+    }
+    // The store has a move that the directory does not show yet.
+    let row = registrar.store.device(&device("d2")).await.unwrap().unwrap();
+    let moved = crate::store::DeviceChange {
+        id: device("d2"),
+        put: crate::store::record::DeviceRecord {
+            gateway: "gw-b".parse().unwrap(),
+            epoch: row.epoch.next(),
+            ..row.clone()
+        },
+        expect: Some(row),
+    };
+    let moved = crate::store::Transaction {
+        device: Some(moved),
+        ..crate::store::Transaction::default()
+    };
+    registrar.store.commit(vec![moved]).await.unwrap();
+    let (mut next, mut listed) = (String::new(), Vec::new());
+    loop {
+        let (_, page) = get(&registrar, &format!("/v1/devices?gateway=gw-a&limit=2{next}")).await;
+        let devices = page["devices"].as_array().unwrap().iter();
+        listed.extend(devices.map(|device| device["device"].as_str().unwrap().to_owned()));
+        match page["next"].as_str() {
+            Some(after) => next = format!("&after={after}"),
+            None => break,
+        }
+    }
+    assert_eq!(listed, ["d1", "d3", "d4"]);
+}
+
+#[tokio::test]
+async fn moves_are_listed_page_by_page() {
+    let registrar = two_gateways(Config::default()).await;
+    for n in 1..=5 {
+        assign(&registrar, &format!("d{n}"), "gw-a").await;
+        assign(&registrar, &format!("d{n}"), "gw-b").await;
+    }
+    let (mut before, mut listed) = (String::new(), Vec::new());
+    loop {
+        let (_, page) = get(&registrar, &format!("/v1/migrations?limit=2{before}")).await;
+        let moves = page["migrations"].as_array().unwrap().iter();
+        listed.extend(moves.map(|migration| migration["device"].as_str().unwrap().to_owned()));
+        match page["next"].as_str() {
+            Some(next) => before = format!("&before={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(listed, ["d5", "d4", "d3", "d2", "d1"]);
+}
