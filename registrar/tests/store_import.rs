@@ -17,7 +17,7 @@ use homeport_registrar::{
     directory::Directory,
     import::{Assignments, Format, Importer, Limits, Order, Written},
     store::{
-        Outcomes, Store, StoreError, StoreFuture, Transaction,
+        Store, StoreFuture,
         memory::MemoryStore,
         record::{DeviceRecord, ImportRecord, MoveRecord},
         sled::{SledConfig, SledStore},
@@ -25,7 +25,10 @@ use homeport_registrar::{
 };
 use parking_lot::Mutex;
 use protocol::{DeviceId, GatewayId};
-use store::*;
+use store::{
+    faulty::{Failing, Meddling},
+    *,
+};
 
 /// Knows `gw-a` and `gw-b`, and plans a move for every device that had a gateway.
 #[derive(Default)]
@@ -237,73 +240,6 @@ async fn one_wrong_line_refuses_all() {
     );
 }
 
-/// A store that fails from the nth write of rows on, or when it is to make them durable.
-struct Failing {
-    store: Arc<MemoryStore>,
-    left: AtomicUsize,
-    syncs: AtomicUsize,
-}
-
-fn take_one(left: &AtomicUsize) -> bool {
-    left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1))
-        .is_ok()
-}
-
-/// What a store of these tests leaves to the one in memory.
-macro_rules! the_rest_in_memory {
-    () => {
-        fn device<'a>(&'a self, id: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {
-            self.store.device(id)
-        }
-        fn devices_of(&self, ids: Vec<DeviceId>) -> StoreFuture<'_, Vec<Option<DeviceRecord>>> {
-            self.store.devices_of(ids)
-        }
-        fn devices(&self, _: Option<DeviceId>, _: usize) -> StoreFuture<'_, Vec<(DeviceId, DeviceRecord)>> {
-            unreachable!("no import lists devices")
-        }
-        fn gateways(
-            &self,
-        ) -> StoreFuture<'_, Vec<(GatewayId, homeport_registrar::store::record::GatewayRecord)>> {
-            unreachable!("no import lists gateways")
-        }
-        fn migration(&self, _: protocol::CommandId) -> StoreFuture<'_, Option<MoveRecord>> {
-            unreachable!("no import reads moves")
-        }
-        fn moves(
-            &self,
-            _: homeport_registrar::store::MoveFilter,
-            _: usize,
-        ) -> StoreFuture<'_, Vec<MoveRecord>> {
-            unreachable!("no import lists moves")
-        }
-        fn audit(&self, _: u64, _: usize) -> StoreFuture<'_, Vec<homeport_registrar::api::AuditEntry>> {
-            unreachable!("no import reads the audit log")
-        }
-        fn load(&self, _: Box<dyn FnMut(homeport_registrar::store::Loaded) + Send>) -> StoreFuture<'_, ()> {
-            unreachable!("no import starts a registrar")
-        }
-    };
-}
-
-impl Store for Failing {
-    fn commit(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
-        self.store.commit(batch)
-    }
-    fn stage(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
-        if !take_one(&self.left) {
-            return Box::pin(std::future::ready(Err(StoreError::Engine("no space".into()))));
-        }
-        self.store.stage(batch)
-    }
-    fn sync(&self) -> StoreFuture<'_, ()> {
-        if !take_one(&self.syncs) {
-            return Box::pin(std::future::ready(Err(StoreError::Engine("no sync".into()))));
-        }
-        self.store.sync()
-    }
-    the_rest_in_memory!();
-}
-
 #[tokio::test]
 async fn an_import_that_broke_off_is_finished_and_undoes_nothing() {
     let temp = tempfile::tempdir().unwrap();
@@ -380,30 +316,6 @@ async fn rows_that_were_written_and_not_made_durable_are_taken_over_by_the_next_
         (gateways.found.lock().len(), gateways.written.lock().len()),
         (5000, 1000)
     );
-}
-
-/// Changes devices between the moment they are checked and the moment they are written.
-struct Meddling {
-    store: Arc<MemoryStore>,
-    changes: Mutex<Vec<Transaction>>,
-}
-
-impl Store for Meddling {
-    fn commit(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
-        self.store.commit(batch)
-    }
-    fn stage(&self, batch: Vec<Transaction>) -> StoreFuture<'_, Outcomes> {
-        Box::pin(async move {
-            let changes = std::mem::take(&mut *self.changes.lock());
-            let outcomes = self.store.commit(changes).await?;
-            assert!(outcomes.iter().all(Result::is_ok));
-            self.store.stage(batch).await
-        })
-    }
-    fn sync(&self) -> StoreFuture<'_, ()> {
-        self.store.sync()
-    }
-    the_rest_in_memory!();
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 pub mod crash;
 pub mod disk;
+pub mod faulty;
 
 use homeport_registrar::{
     api::{MigrationState, Step},
