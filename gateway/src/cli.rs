@@ -1,7 +1,8 @@
 //! The command line.
 
 use std::{
-    io::{self, IsTerminal},
+    fmt,
+    io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -119,23 +120,26 @@ impl Cli {
                 serve(&options, addr_file.as_deref())
             }
             Command::Config { verb } => match verb {
-                ConfigVerb::Check { options } => look(&options, |_| println!("ok")),
-                ConfigVerb::Show { options } => look(&options, |layers| print!("{}", layers.show())),
+                ConfigVerb::Check { options } => look(&options, |_| "ok\n".to_owned()),
+                ConfigVerb::Show { options } => look(&options, Layers::show),
             },
         }
     }
 }
 
-fn look(options: &Options, show: impl FnOnce(&Layers)) -> ExitCode {
+fn look(options: &Options, show: impl FnOnce(&Layers) -> String) -> ExitCode {
     let checked = options
         .layers()
         .map_err(anyhow::Error::from)
         .and_then(|layers| Ok((layers.config().check()?, layers).1));
     match checked {
-        Ok(layers) => {
-            show(&layers);
-            ExitCode::SUCCESS
-        }
+        Ok(layers) => match io::stdout().write_all(show(&layers).as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failure(
+                &anyhow::Error::from(error).context("cannot write to standard output"),
+                1,
+            ),
+            _ => ExitCode::SUCCESS,
+        },
         Err(error) => failure(&error, USAGE),
     }
 }
@@ -176,15 +180,33 @@ fn serve(options: &Options, addr_file: Option<&Path>) -> ExitCode {
 }
 
 fn failure(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("gateway: {error:#}");
+    tell(format_args!("gateway: {}", causes(error)));
     ExitCode::from(code)
+}
+
+/// An error with what led to it, each once: many of our errors name their cause themselves.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Writes a line to stderr. A reader that has gone away is its own affair.
+fn tell(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,rumqttd=warn"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        // It would tell them on stderr, and panic where that is closed.
+        .log_internal_errors(false);
     if io::stderr().is_terminal() {
         builder.with_target(false).init();
     } else {
@@ -205,7 +227,7 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
                 _ = interrupt.recv() => {}
             }
             if token.is_cancelled() {
-                eprintln!("gateway: ended at once");
+                tell(format_args!("gateway: ended at once"));
                 std::process::exit(1);
             }
             token.cancel();

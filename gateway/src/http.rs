@@ -33,11 +33,12 @@ pub struct Pages {
     pub stopping: CancellationToken,
 }
 
-/// `GET /readyz`. A gateway is ready when it can serve devices; a registrar that is away is told, and does not count.
+/// `GET /readyz`. A gateway is ready when it can serve devices; a registrar that is away is told, and does not count,
+/// one that does not take this gateway does: no device is ever sent here.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Readiness {
     ready: bool,
-    reasons: Vec<&'static str>,
+    reasons: Vec<String>,
     registrar: Registrar,
 }
 
@@ -75,12 +76,15 @@ async fn ready(Extract(pages): Extract<Pages>) -> Response {
 fn readiness(state: &State, stopping: bool) -> Readiness {
     let mut reasons = Vec::new();
     if !state.store_healthy() {
-        reasons.push("the store cannot be written");
+        reasons.push("the store cannot be written".to_owned());
     }
     if stopping {
-        reasons.push("shutting down");
+        reasons.push("shutting down".to_owned());
     }
     let link = state.link.lock().clone();
+    if link.refused {
+        reasons.extend(link.error.iter().map(|error| format!("the registrar: {error}")));
+    }
     Readiness {
         ready: reasons.is_empty(),
         reasons,

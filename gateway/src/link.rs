@@ -114,7 +114,10 @@ impl Link {
                 connection.map_err(|_| LinkError::Timeout)??
             }
         };
-        self.set_status(true, None);
+        self.set_status(LinkStatus {
+            connected: true,
+            ..LinkStatus::default()
+        });
         self.state.metrics.registrar_connected.set(1);
         tracing::info!(peer = %self.config.registrar, "connected to the registrar");
         self.state.events.open();
@@ -133,7 +136,11 @@ impl Link {
     /// A registrar that is away is news once; one that refuses is worth an error each time the reason changes.
     fn failed(&self, error: &LinkError) {
         let text = error.to_string();
-        let news = self.set_status(false, Some(text.clone()));
+        let news = self.set_status(LinkStatus {
+            connected: false,
+            error: Some(text.clone()),
+            refused: error.is_for_good(),
+        });
         let peer = &self.config.registrar;
         match error {
             LinkError::Refused { .. } if news => {
@@ -146,8 +153,7 @@ impl Link {
         }
     }
 
-    fn set_status(&self, connected: bool, error: Option<String>) -> bool {
-        let status = LinkStatus { connected, error };
+    fn set_status(&self, status: LinkStatus) -> bool {
         let mut current = self.state.link.lock();
         let news = *current != status;
         *current = status;

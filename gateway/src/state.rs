@@ -37,6 +37,8 @@ pub struct LinkStatus {
     pub connected: bool,
     /// Why not, as last seen.
     pub error: Option<String>,
+    /// Whether the registrar does not take this gateway, rather than being away.
+    pub refused: bool,
 }
 
 impl State {

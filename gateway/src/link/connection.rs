@@ -10,7 +10,7 @@ use rumqttc::{
         AsyncClient, ConnectionError, Event as ClientEvent, EventLoop, Incoming, MqttOptions,
         mqttbytes::{
             QoS,
-            v5::{LastWill, PubAckReason},
+            v5::{ConnectReturnCode, LastWill, PubAckReason},
         },
     },
 };
@@ -40,10 +40,10 @@ const HEADER: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The registrar does not take this gateway.
-    #[error("refused with {code}: {reason}")]
+    #[error("refused with {code:?}: {reason}")]
     Refused {
         /// The reason code.
-        code: String,
+        code: ConnectReturnCode,
         /// The same for people.
         reason: String,
     },
@@ -61,11 +61,27 @@ pub enum LinkError {
     Ended,
 }
 
+impl LinkError {
+    /// Whether trying again helps only once somebody has changed something.
+    pub fn is_for_good(&self) -> bool {
+        use ConnectReturnCode::{
+            ConnectionRateExceeded, QuotaExceeded, ServerBusy, ServerUnavailable, ServiceUnavailable,
+        };
+        let Self::Refused { code, .. } = self else {
+            return false;
+        };
+        !matches!(
+            code,
+            ConnectionRateExceeded | QuotaExceeded | ServerBusy | ServerUnavailable | ServiceUnavailable
+        )
+    }
+}
+
 impl From<ConnectionError> for LinkError {
     fn from(error: ConnectionError) -> Self {
         match error {
             ConnectionError::ConnectionRefused(code) => Self::Refused {
-                code: format!("{code:?}"),
+                code,
                 reason: "the registrar gives no reason".to_owned(),
             },
             other => Self::Connection(Box::new(other)),

@@ -243,12 +243,15 @@ async fn a_registrar_that_refuses_is_quoted() {
     let gateway = Gateway::start(config(&registrar.url(), data.path())).await;
     until(|| async {
         let ready = gateway.page("/readyz").await;
-        assert!(ready.starts_with("HTTP/1.1 200"), "it serves devices");
-        ready.contains("another process holds gw-a")
+        ready.starts_with("HTTP/1.1 503")
+            && ready.contains(r#""reasons":["the registrar: refused"#)
+            && ready.contains("another process holds gw-a")
     })
     .await;
     registrar.refuse(false);
     registrar.snapshot().await;
+    let ready = gateway.page("/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
     gateway.stop().await;
 }
 
