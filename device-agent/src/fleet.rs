@@ -24,7 +24,7 @@ use crate::{
     config::Options,
     core::Change,
 };
-use summary::{Latencies, Summary};
+use summary::{Summary, Tally};
 
 /// Between two summaries on stderr.
 const SUMMARY: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let settings = options.settings();
-    let latencies = Arc::new(Latencies::new()?);
+    let tally = Arc::new(Tally::new()?);
     let mut statuses: Vec<watch::Receiver<Status>> = Vec::with_capacity(devices.len());
     let mut tasks = JoinSet::new();
     // The devices go on until the summary is made, whatever ends the fleet.
@@ -62,7 +62,7 @@ pub(crate) async fn run(
             () = stop.cancelled() => break,
             () = &mut end => break,
             _ = seconds.tick() => {
-                eprintln!("{:>4} s  {}", begun.elapsed().as_secs(), Summary::of(&statuses, &latencies).states());
+                eprintln!("{:>4} s  {}", begun.elapsed().as_secs(), Summary::of(&statuses, &tally).states());
             }
             _ = starts.tick(), if waiting.len() > 0 => {
                 let Some(device) = waiting.next() else { continue };
@@ -71,7 +71,7 @@ pub(crate) async fn run(
                 let started = Instant::now();
                 let (agent, events) = Agent::start(config)?;
                 statuses.push(agent.status());
-                tasks.spawn(Device { agent, started, latencies: Arc::clone(&latencies) }.run(
+                tasks.spawn(Device { agent, started, tally: Arc::clone(&tally) }.run(
                     events,
                     fleet.heartbeat,
                     leave.clone(),
@@ -79,7 +79,7 @@ pub(crate) async fn run(
             }
         }
     }
-    let summary = Summary::of(&statuses, &latencies);
+    let summary = Summary::of(&statuses, &tally);
     leave.cancel();
     while let Some(ended) = tasks.join_next().await {
         ended?;
@@ -99,7 +99,7 @@ pub(crate) async fn run(
 struct Device {
     agent: Agent,
     started: Instant,
-    latencies: Arc<Latencies>,
+    tally: Arc<Tally>,
 }
 
 impl Device {
@@ -118,14 +118,15 @@ impl Device {
                 event = events.recv() => match event {
                     Some(Event::Changed(Change::Connected { .. })) if booting => {
                         booting = false;
-                        self.latencies.bootstrap(self.started.elapsed());
+                        self.tally.bootstrap(self.started.elapsed());
                     }
                     Some(Event::Changed(Change::Noticed { .. })) => noticed_at = Some(Instant::now()),
                     Some(Event::Changed(Change::Moved { .. })) => {
                         if let Some(noticed_at) = noticed_at.take() {
-                            self.latencies.moved(Instant::now() - noticed_at);
+                            self.tally.moved(Instant::now() - noticed_at);
                         }
                     }
+                    Some(Event::Changed(Change::Refused { code, .. })) => self.tally.refused(code),
                     Some(_) => {}
                     None => break,
                 },

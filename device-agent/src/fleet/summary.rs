@@ -6,6 +6,7 @@ use std::{
 };
 
 use hdrhistogram::{CreationError, Histogram};
+use protocol::message::ErrorCode;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -19,18 +20,27 @@ const LONGEST: u64 = 24 * 3600 * 1_000_000;
 /// Significant digits of a latency.
 const DIGITS: u8 = 3;
 
-/// How long things took, in microseconds.
-pub(super) struct Latencies {
+/// What the devices tell while they run.
+pub(super) struct Tally {
+    refused: Mutex<BTreeMap<String, u64>>,
+    /// How long things took, in microseconds.
     bootstrap: Mutex<Histogram<u64>>,
     moved: Mutex<Histogram<u64>>,
 }
 
-impl Latencies {
+impl Tally {
     pub(super) fn new() -> Result<Self, CreationError> {
         Ok(Self {
+            refused: Mutex::default(),
             bootstrap: Mutex::new(Histogram::new_with_bounds(1, LONGEST, DIGITS)?),
             moved: Mutex::new(Histogram::new_with_bounds(1, LONGEST, DIGITS)?),
         })
+    }
+
+    /// The registrar refused to answer a device.
+    pub(super) fn refused(&self, code: ErrorCode) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused.entry(name(code)).or_default() += 1;
     }
 
     /// A device was online for the first time, this long after it was started.
@@ -41,6 +51,14 @@ impl Latencies {
     /// A device was on its new gateway, this long after its notice.
     pub(super) fn moved(&self, time: Duration) {
         record(&self.moved, time);
+    }
+}
+
+/// A code as it is on the wire.
+fn name(code: ErrorCode) -> String {
+    match serde_json::to_value(code) {
+        Ok(serde_json::Value::String(name)) => name,
+        other => format!("{other:?}"),
     }
 }
 
@@ -79,6 +97,8 @@ pub(super) struct Summary {
     states: BTreeMap<String, usize>,
     asks: u64,
     asks_failed: u64,
+    /// How often the registrar refused, by code.
+    refused: BTreeMap<String, u64>,
     connects: u64,
     connects_failed: u64,
     rejected: u64,
@@ -102,12 +122,17 @@ const PHASES: [Phase; 5] = [
 ];
 
 impl Summary {
-    pub(super) fn of(statuses: &[watch::Receiver<Status>], latencies: &Latencies) -> Self {
+    pub(super) fn of(statuses: &[watch::Receiver<Status>], tally: &Tally) -> Self {
         let mut summary = Self {
             devices: statuses.len(),
             states: PHASES.map(|phase| (phase.to_string(), 0)).into(),
             asks: 0,
             asks_failed: 0,
+            refused: tally
+                .refused
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
             connects: 0,
             connects_failed: 0,
             rejected: 0,
@@ -117,8 +142,8 @@ impl Summary {
             publishes_dropped: 0,
             events_dropped: 0,
             not_stored: 0,
-            bootstrap_ms: Latency::of(&latencies.bootstrap),
-            move_ms: Latency::of(&latencies.moved),
+            bootstrap_ms: Latency::of(&tally.bootstrap),
+            move_ms: Latency::of(&tally.moved),
         };
         for status in statuses {
             summary.add(&status.borrow());
@@ -170,9 +195,13 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<18}{}", "devices", self.devices)?;
         writeln!(f, "{:<18}{}", "states", self.states())?;
+        writeln!(f, "{:<18}{}", "asks", self.asks)?;
+        writeln!(f, "{:<18}{}", "asks failed", self.asks_failed)?;
+        if !self.refused.is_empty() {
+            let codes = self.refused.iter().map(|(code, count)| format!("{code} {count}"));
+            writeln!(f, "{:<18}{}", "refused", codes.collect::<Vec<_>>().join("  "))?;
+        }
         for (name, count) in [
-            ("asks", self.asks),
-            ("asks failed", self.asks_failed),
             ("connects", self.connects),
             ("connects failed", self.connects_failed),
             ("rejected", self.rejected),
@@ -193,5 +222,24 @@ impl fmt::Display for Summary {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_by_code() {
+        let tally = Tally::new().unwrap();
+        assert!(!Summary::of(&[], &tally).to_string().contains("refused"));
+        tally.refused(ErrorCode::UnknownDevice);
+        tally.refused(ErrorCode::UnknownDevice);
+        tally.refused(ErrorCode::Throttled);
+        let summary = Summary::of(&[], &tally).to_string();
+        assert!(
+            summary.contains("\nrefused           throttled 1  unknown_device 2\n"),
+            "{summary}"
+        );
     }
 }
