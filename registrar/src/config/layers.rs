@@ -70,7 +70,7 @@ impl Layers {
                     path: path.into(),
                     line,
                     key: key_at(&text, line),
-                    problem: error.message().replace('\n', " "),
+                    problem: problem(&error),
                 }
             })?;
         for (key, value) in leaves(&table) {
@@ -117,7 +117,7 @@ impl Layers {
             (Err(error), _) => {
                 return Err(LoadError::Value {
                     origin: origin.to_owned(),
-                    problem: error.message().replace('\n', " "),
+                    problem: problem(&error),
                 });
             }
         };
@@ -151,6 +151,19 @@ impl Layers {
         put(&mut self.values, key, value);
         self.origins.insert(key.to_owned(), origin);
     }
+}
+
+/// What is wrong, on one line, with an example where the type has a form of its own.
+fn problem(error: &toml::de::Error) -> String {
+    let text = error.message().replace('\n', " ");
+    let example = if text.contains("expected a duration") {
+        " such as \"5s\""
+    } else if text.contains("socket address") {
+        ", write it as HOST:PORT such as \"127.0.0.1:8080\""
+    } else {
+        ""
+    };
+    text + example
 }
 
 fn put(table: &mut Table, key: &str, value: Value) {
