@@ -74,7 +74,7 @@ pub struct Order {
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// Lines are wrong.
-    #[error("{0} lines are wrong, nothing was written")]
+    #[error("{0} {lines} wrong, nothing was written", lines = if *.0 == 1 { "line is" } else { "lines are" })]
     Rejected(u64),
     /// Another one is running.
     #[error("another import is running, nothing was written")]

@@ -23,7 +23,7 @@ use crate::{
     store::{
         DeviceChange, MoveChange, MoveFilter, Store, StoreError, Transaction,
         committer::{CommitError, Commits},
-        record::{AuditRecord, DeviceRecord, MAX_TEXT, MoveRecord},
+        record::{AuditRecord, DeviceRecord, MoveRecord, check_text},
     },
 };
 pub(crate) use plan::checked_spread;
@@ -130,10 +130,8 @@ impl Service {
     /// Unknown gateway, another epoch than expected, too long texts, too many open moves, a failing store.
     pub async fn assign(&self, id: DeviceId, assign: Assign, actor: String) -> Result<Device, ServiceError> {
         for (field, text) in [("labels", &assign.labels), ("note", &assign.note)] {
-            if text.as_ref().is_some_and(|text| text.len() > MAX_TEXT) {
-                return Err(ServiceError::Invalid(format!(
-                    "{field}: longer than {MAX_TEXT} bytes"
-                )));
+            if let Some(text) = text {
+                check_text(field, text).map_err(ServiceError::Invalid)?;
             }
         }
         let known = self.parts.view.gateway(&assign.gateway).is_some();

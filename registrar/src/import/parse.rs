@@ -17,7 +17,7 @@ use self::{
     columns::Columns,
     lines::{Line, lines},
 };
-use crate::store::record::MAX_TEXT;
+use crate::store::record::check_text;
 
 /// How many lines lie between two reports of progress.
 const PROGRESS_LINES: u64 = 10_000;
@@ -203,7 +203,7 @@ impl Reader<'_> {
                 self.reject(number, "not a JSON object".into())
             }
             Line::Text(text) => {
-                let row = serde_json::from_str::<Raw<'_>>(text).map_err(|error| error.to_string());
+                let row = serde_json::from_str::<Raw<'_>>(text).map_err(|error| within_line(&error));
                 self.row(number, row)
             }
         })
@@ -240,11 +240,7 @@ impl Reader<'_> {
             }
         };
         let text = |name: &str, text: &Option<Cow<'_, str>>| match text {
-            Some(text) if text.len() > MAX_TEXT => Err(format!("{name}: longer than {MAX_TEXT} bytes")),
-            Some(text) if text.chars().any(char::is_control) => {
-                Err(format!("{name}: contains a control character"))
-            }
-            Some(text) => Ok(Some(Box::from(text.as_ref()))),
+            Some(text) => check_text(name, text).map(|()| Some(Box::from(text.as_ref()))),
             None => Ok(None),
         };
         Ok(Row {
@@ -283,6 +279,16 @@ impl Reader<'_> {
         rows.dedup_by(|next, first| next.device == first.device);
         self.parsed.rows = rows;
         self.parsed
+    }
+}
+
+/// The line of the input is told already; here it is always the first.
+fn within_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(problem) => format!("{problem} at column {}", error.column()),
+        None => text,
     }
 }
 

@@ -17,6 +17,22 @@ use crate::api::{AuditEntry, Migration, MigrationState, Step};
 /// The longest labels and the longest note of a device, in bytes. Checked where they enter.
 pub const MAX_TEXT: usize = 4096;
 
+/// Checks labels or a note: what is taken in can be exported and imported again.
+///
+/// # Errors
+/// What is wrong with the text, beginning with the field's name.
+pub fn check_text(field: &str, text: &str) -> Result<(), String> {
+    if text.len() > MAX_TEXT {
+        return Err(format!("{field}: longer than {MAX_TEXT} bytes"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(format!(
+            "{field}: contains a control character, such as a newline"
+        ));
+    }
+    Ok(())
+}
+
 const VERSION: u8 = 1;
 const REMOVED: u8 = 1;
 

@@ -190,3 +190,18 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 }
+
+#[test]
+fn a_json_error_names_the_column_and_no_second_line() {
+    let parsed = parse(
+        "{\"device\":\"d1\",\"gateway\":\"gw-a\"}\n{\"device\":1}\n".as_bytes(),
+        Format::Ndjson,
+        &Limits::default(),
+        |_| {},
+    )
+    .unwrap();
+    let errors = errors(&parsed);
+    assert_eq!((errors.len(), errors[0].0), (1, 2));
+    assert!(errors[0].1.contains(" at column "), "{errors:?}");
+    assert!(!errors[0].1.contains("line 1"), "{errors:?}");
+}
