@@ -110,7 +110,7 @@ fn what_cannot_be_done_is_said_by_exit_code_and_text() {
     registrar
         .cli(&["device", "import", "/missing.csv"])
         .fails(1, "/missing.csv");
-    registrar.cli(&["device", "import", "-"]).fails(2, "--format");
+    registrar.cli(&["device", "import", "-"]).fails(1, "header");
 
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
