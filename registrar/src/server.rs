@@ -192,12 +192,10 @@ impl Server {
             metrics: import_metrics,
             unfinished: Mutex::new(rest.import),
         });
-        let unfinished = Arc::clone(&importer);
-        tokio::spawn(async move {
-            if let Err(error) = unfinished.finish().await {
-                tracing::error!(%error, "an import that broke off is still not finished, the next one tries again");
-            }
-        });
+        // Nobody is shown half an import, unless the rest of it cannot be written.
+        if let Err(error) = importer.finish().await {
+            tracing::error!(%error, "an import that broke off is still not finished, the next one tries again");
+        }
         app.registry.get_or_init(|| registry);
         app.loaded.get_or_init(|| Loaded { service, importer });
         let addresses = Addresses { mqtt, http };

@@ -147,10 +147,14 @@ impl Default for Retention {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Too little space is left to write safely.
-    #[error("the disk is full: {free} bytes are free at {path}, {reserve} must stay free")]
+    #[error(
+        "the disk is full: {free} bytes are free at {path}; {needed} are needed, and {reserve} must stay free"
+    )]
     Full {
         /// The data folder.
         path: PathBuf,
+        /// Bytes that were to be written, where that is known.
+        needed: u64,
         /// Bytes free.
         free: u64,
         /// Bytes that must stay free.
@@ -197,6 +201,11 @@ pub trait Store: Send + Sync {
 
     /// Makes everything staged durable.
     fn sync(&self) -> StoreFuture<'_, ()>;
+
+    /// Fails if so many bytes more would fill the store. One that cannot be full has room for all.
+    fn room(&self, _bytes: u64) -> StoreFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// One device's row, removed or not.
     fn device<'a>(&'a self, id: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>>;

@@ -109,3 +109,16 @@ async fn too_little_free_space_is_refused_before_anything_is_written() {
     assert!(error.to_string().starts_with("the disk is full"), "{error}");
     assert_eq!(store.devices(None, 1).await.unwrap(), []);
 }
+
+#[tokio::test]
+async fn room_is_what_is_left_beside_the_reserve() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.reserve_bytes = 1;
+    let store = SledStore::open(temp.path(), config).unwrap();
+    store.room(1).await.unwrap();
+    assert!(matches!(
+        store.room(u64::MAX).await,
+        Err(StoreError::Full { needed: u64::MAX, .. })
+    ));
+}

@@ -31,6 +31,9 @@ use crate::{
 
 /// Rows that are checked, or written and made durable, in one go.
 const CHUNK: usize = 5000;
+/// A staged change takes about as much in the store, and the engine as much again for pages it has not given back; an
+/// import that would fill the disk half way is refused instead.
+const ROOM: u64 = 3;
 /// Reports that wait for a slow reader; further ones on progress are dropped.
 const REPORTS: usize = 256;
 
@@ -134,12 +137,17 @@ impl Importer {
             Some(Writer::create(&self.folder, import.id)?)
         };
         let checked = self.check(parsed, import.at, file.as_mut(), reports).await;
-        let changes = file.map_or(Ok(0), Writer::finish);
-        let (mut summary, changes) = match (checked, changes) {
-            (Ok(summary), Ok(changes)) if changes > 0 => (summary, changes),
-            (checked, changes) => {
+        let staged = file.map_or(Ok((0, 0)), Writer::finish);
+        let room = match &staged {
+            Ok((_, bytes)) => self.store.room(bytes * ROOM).await,
+            Err(_) => Ok(()),
+        };
+        let (mut summary, changes) = match (checked, staged, room) {
+            (Ok(summary), Ok((changes, _)), Ok(())) if changes > 0 => (summary, changes),
+            (checked, staged, room) => {
                 staged::remove(&self.folder, import.id)?;
-                changes?;
+                staged?;
+                room?;
                 return checked;
             }
         };

@@ -51,11 +51,12 @@ impl Writer {
         self.file.write_all(b"\n")
     }
 
-    /// Makes the file durable, and returns how many changes are in it.
-    pub fn finish(self) -> io::Result<u64> {
-        self.file.into_inner()?.sync_all()?;
+    /// Makes the file durable, and returns how many changes are in it, and how many bytes.
+    pub fn finish(self) -> io::Result<(u64, u64)> {
+        let file = self.file.into_inner()?;
+        file.sync_all()?;
         sync_folder(self.path.parent().unwrap_or(Path::new(".")))?;
-        Ok(self.changes)
+        Ok((self.changes, file.metadata()?.len()))
     }
 }
 

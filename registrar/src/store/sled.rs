@@ -131,7 +131,7 @@ impl SledStore {
         work: impl FnOnce(&Engine) -> Result<T, StoreError> + Send + 'static,
     ) -> StoreFuture<'a, T> {
         self.blocking(move |inner| {
-            inner.check_space()?;
+            inner.check_space(0)?;
             let result = inner.with_engine(work);
             if result.is_err() {
                 *inner.engine.write() = None;
@@ -176,16 +176,18 @@ impl Inner {
         }
     }
 
-    fn check_space(&self) -> Result<(), StoreError> {
+    /// Whether the reserve stays free when so many bytes more are written.
+    fn check_space(&self, needed: u64) -> Result<(), StoreError> {
         let path = self.folder.path();
         let stat = rustix::fs::statvfs(path).map_err(|error| StoreError::Io {
             path: path.into(),
             source: error.into(),
         })?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free < self.config.reserve_bytes {
+        if free.saturating_sub(needed) < self.config.reserve_bytes {
             return Err(StoreError::Full {
                 path: path.into(),
+                needed,
                 free,
                 reserve: self.config.reserve_bytes,
             });
@@ -209,6 +211,10 @@ impl Store for SledStore {
 
     fn sync(&self) -> StoreFuture<'_, ()> {
         self.write(Engine::sync)
+    }
+
+    fn room(&self, bytes: u64) -> StoreFuture<'_, ()> {
+        self.blocking(move |inner| inner.check_space(bytes))
     }
 
     fn device<'a>(&'a self, id: &'a DeviceId) -> StoreFuture<'a, Option<DeviceRecord>> {
