@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::{
+    fmt,
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
@@ -108,7 +109,7 @@ pub struct Fleet {
     #[arg(long, default_value_t = 1)]
     pub start: u64,
     /// How long to run; without it, until SIGTERM or SIGINT.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub duration: Option<Duration>,
     /// How many devices to start in a second; without it, all at once.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
@@ -117,7 +118,7 @@ pub struct Fleet {
     #[arg(long, value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
     /// Every device publishes to data/ID/heartbeat this often; without it, never.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub heartbeat: Option<Duration>,
 }
 
@@ -239,15 +240,38 @@ fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
 }
 
 fn failure(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("device-agent: {error:#}");
+    tell(format_args!("device-agent: {}", causes(error)));
     ExitCode::from(code)
+}
+
+/// An error with what led to it, each once: many of our errors name their cause themselves.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Writes a line to stderr. A reader that has gone away is its own affair.
+pub(crate) fn tell(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Reads a duration of the command line.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 30s or 5m"))
 }
 
 fn log_to_stderr(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        // It would tell them on stderr, and panic where that is closed.
+        .log_internal_errors(false);
     if io::stderr().is_terminal() {
         builder.with_target(false).init();
     } else {
@@ -268,7 +292,7 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
                 _ = interrupt.recv() => {}
             }
             if token.is_cancelled() {
-                eprintln!("device-agent: ended at once");
+                tell(format_args!("device-agent: ended at once"));
                 std::process::exit(1);
             }
             token.cancel();

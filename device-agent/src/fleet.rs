@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Agent, Config, Event, Qos, Status,
-    cli::{Fleet, Output},
+    cli::{Fleet, Output, tell},
     config::Options,
     core::Change,
 };
@@ -62,7 +62,8 @@ pub(crate) async fn run(
             () = stop.cancelled() => break,
             () = &mut end => break,
             _ = seconds.tick() => {
-                eprintln!("{:>4} s  {}", begun.elapsed().as_secs(), Summary::of(&statuses, &tally).states());
+                let summary = Summary::of(&statuses, &tally);
+                tell(format_args!("{:>4} s  {}", begun.elapsed().as_secs(), summary.states()));
             }
             _ = starts.tick(), if waiting.len() > 0 => {
                 let Some(device) = waiting.next() else { continue };
