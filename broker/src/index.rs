@@ -1,4 +1,7 @@
-//! Which sessions are subscribed to a control-plane or `$SYS` topic. Nothing stays after a subscription is gone.
+//! Which sessions are subscribed to a topic. Nothing stays after a subscription is gone.
+//!
+//! Control-plane and `$SYS` messages are delivered by it. Of application topics it only tells whether anybody is
+//! subscribed: one that nobody hears would cost the router a look at every filter, each time.
 
 use std::sync::{
     Arc,
@@ -132,6 +135,13 @@ impl Index {
                 .filter(|entry| matches(name, &entry.filter))
                 .for_each(|entry| each(&entry.subscriber));
         }
+    }
+
+    /// Whether anybody is subscribed to this topic.
+    pub(crate) fn has_audience(&self, name: &str) -> bool {
+        let mut found = false;
+        self.matching(name, |_| found = true);
+        found
     }
 
     #[cfg(test)]

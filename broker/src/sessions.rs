@@ -57,7 +57,8 @@ impl Session {
         }
     }
 
-    /// Shows the subscription what is published on the control plane.
+    /// Shows the subscription what is published on the control plane, and tells publishers of application topics that
+    /// somebody listens.
     pub(crate) fn listen(&self, filter: &Arc<str>, options: Options) {
         self.index.add(
             filter,

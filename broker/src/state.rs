@@ -157,7 +157,9 @@ impl State {
                 if publication.retain {
                     self.retained.put(&publication, &self.metrics);
                 }
-                if let Err(error) = self.router.publish(publication).await {
+                if self.index.has_audience(&publication.topic)
+                    && let Err(error) = self.router.publish(publication).await
+                {
                     tracing::warn!(client = client.id, %error, "a last will is lost");
                     self.metrics.drop_message("router");
                 }

@@ -263,10 +263,18 @@ async fn a_connection_has_a_link_only_while_it_needs_one() {
     client.publish("reg/query/x", "", QoS::AtMostOnce, false).await;
     client.ping().await;
     assert_eq!(bench.metric("broker_links "), 0.0);
-    client.publish("data/x", "", QoS::AtMostOnce, false).await;
+    // Nobody hears it.
+    client.publish("data/x", "first", QoS::AtMostOnce, false).await;
     client.ping().await;
+    assert_eq!(bench.metric("broker_links "), 0.0);
+    let mut tap = bench.v3("tap").await;
+    tap.subscribe("data/#", QoS::AtMostOnce).await;
     assert_eq!(bench.metric("broker_links "), 1.0);
+    client.publish("data/x", "second", QoS::AtMostOnce, false).await;
+    assert_eq!(tap.next_text().await, "data/x second");
+    assert_eq!(bench.metric("broker_links "), 2.0);
     client.disconnect().await;
+    tap.disconnect().await;
     bench.wait_for_metric("broker_links ", 0.0).await;
     for number in 0..20 {
         let mut client = bench.v3(&format!("client-{number}")).await;

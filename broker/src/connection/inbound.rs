@@ -150,6 +150,9 @@ impl<S: Stream> Connection<S> {
         if publication.retain {
             self.state.retained.put(&publication, &self.state.metrics);
         }
+        if !self.state.index.has_audience(&publication.topic) {
+            return Ok(true);
+        }
         self.open_link().await?;
         let Some(link) = self.session.link.as_deref_mut() else {
             return Ok(false);

@@ -70,15 +70,13 @@ impl<S: Stream> Connection<S> {
             RetainHandling::AtSubscribeNew => new,
             RetainHandling::NoAtSubscribe => false,
         };
+        self.session.listen(&filter, options);
         for plane in planes(&filter) {
-            match plane {
-                Plane::Control | Plane::System => self.session.listen(&filter, options),
-                Plane::Application => {
-                    self.open_link().await?;
-                    if let Some(link) = self.session.link.as_deref_mut() {
-                        let subscribed = link.subscribe(&filter, options).await;
-                        subscribed.map_err(|error| self.router_failed(&error))?;
-                    }
+            if *plane == Plane::Application {
+                self.open_link().await?;
+                if let Some(link) = self.session.link.as_deref_mut() {
+                    let subscribed = link.subscribe(&filter, options).await;
+                    subscribed.map_err(|error| self.router_failed(&error))?;
                 }
             }
             if replay {
