@@ -1,7 +1,9 @@
 //! A gateway or the registrar is gone, and comes back.
 #![allow(clippy::unwrap_used)]
 
-use homeport_tests::kit::{Agent, Gateway, Registrar, Subscriber, retained, until};
+use std::{fs, process::Command};
+
+use homeport_tests::kit::{Agent, Gateway, Registrar, Subscriber, binary, finish, retained, until};
 use protocol::message::GatewayState;
 use registrar::api::MigrationState;
 
@@ -74,6 +76,35 @@ fn what_a_gateway_holds_needlessly_is_cleared_when_it_returns() {
     registrar.wait_done("dev-1");
     until("the notice is gone", || {
         retained(a.addresses().mqtt, "ctrl/dev-1/migrate").is_none()
+    });
+}
+
+#[test]
+fn devices_follow_a_restored_backup_that_is_older_than_their_moves() {
+    let (mut registrar, a, b) = two_gateways();
+    registrar.assign("dev-1", "gw-a");
+    let _agent = Agent::start(&registrar, "dev-1");
+    registrar.wait_connected("dev-1", "gw-a");
+    let folder = tempfile::tempdir().unwrap();
+    let backup = folder.path().join("fleet.backup");
+    registrar.cli(&["backup", backup.to_str().unwrap()]).ok();
+    for gateway in ["gw-b", "gw-a", "gw-b"] {
+        registrar.start_move("dev-1", gateway, "30s");
+        registrar.wait_connected("dev-1", gateway);
+        registrar.wait_done("dev-1");
+    }
+
+    registrar.kill9();
+    fs::remove_dir_all(registrar.data()).unwrap();
+    let mut restore = Command::new(binary("registrar"));
+    restore.args(["restore", "--data-dir"]).arg(registrar.data());
+    finish(restore.arg(&backup)).ok();
+    registrar.restart();
+    registrar.wait_connected("dev-1", "gw-a");
+    until("no notice is left", || {
+        [&a, &b]
+            .into_iter()
+            .all(|gateway| retained(gateway.addresses().mqtt, "ctrl/dev-1/migrate").is_none())
     });
 }
 
