@@ -65,7 +65,7 @@ struct Options {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// This gateway's name.
+    /// This gateway's name; the machine's host name when left out.
     #[arg(long)]
     id: Option<String>,
     /// The registrar's bootstrap broker, as mqtt://HOST:PORT.

@@ -17,7 +17,7 @@ const NOTICE_LEVELS: usize = 3;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// This gateway's name; there is no default.
+    /// This gateway's name; the machine's host name by default, where that is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<GatewayId>,
     /// Where devices reach it; left out, where it listens.
@@ -150,7 +150,11 @@ pub struct Events {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            id: None,
+            id: rustix::system::uname()
+                .nodename()
+                .to_str()
+                .ok()
+                .and_then(|name| name.parse().ok()),
             advertise: None,
             data_dir: "homeport-data/gateway".into(),
             insecure: false,

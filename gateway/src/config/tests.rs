@@ -1,5 +1,7 @@
 use std::{fs, path::PathBuf};
 
+use protocol::GatewayId;
+
 use super::*;
 
 fn shipped(name: &str) -> PathBuf {
@@ -202,6 +204,14 @@ fn every_limit_of_the_broker_is_a_key() {
         linger: Duration::from_secs(15),
     };
     assert_eq!(format!("{:?}", config.broker()), format!("{expected:?}"));
+}
+
+#[test]
+fn a_gateway_is_named_after_its_machine_unless_told_otherwise() {
+    let host = rustix::system::uname();
+    let host = host.nodename().to_str().unwrap();
+    let named = Config::default().id.map(|id| id.to_string());
+    assert_eq!(named.as_deref(), GatewayId::is_valid(host).then_some(host));
 }
 
 #[test]
