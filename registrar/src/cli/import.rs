@@ -1,4 +1,5 @@
 use std::{
+    fmt,
     fs::File,
     io::{self, BufRead, BufReader},
     path::PathBuf,
@@ -6,7 +7,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 use super::{
@@ -177,8 +178,12 @@ fn bar(size: Option<u64>) -> ProgressBar {
 }
 
 fn counting() -> ProgressStyle {
-    ProgressStyle::with_template("{msg} {human_pos} of {human_len} {wide_bar} {per_sec} {elapsed}")
+    ProgressStyle::with_template("{msg} {human_pos} of {human_len} {wide_bar} {rate} {elapsed}")
         .expect("the template is well formed")
+        .with_key("rate", |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // A bar that cannot be written has nobody to tell.
+            let _ = write!(text, "{:.0}/s", state.per_sec());
+        })
 }
 
 #[cfg(test)]
