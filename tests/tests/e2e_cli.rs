@@ -307,14 +307,14 @@ fn moves_are_listed_beyond_one_page() {
     }
     let list = |args: &[&str]| {
         let listed = registrar.cli(&[&["migration", "list", "-o", "ndjson"], args].concat());
-        let lines: Vec<Value> = listed.ok().lines().map(json).collect();
-        lines
+        // Only who they are: the moves take their steps meanwhile.
+        let id = |line| json(line)["migration"].as_str().unwrap().to_owned();
+        listed.ok().lines().map(id).collect::<Vec<_>>()
     };
     let all = list(&["--limit", "0"]);
     assert_eq!(all.len(), 3);
     assert_eq!(list(&["--limit", "2"]), all[..2]);
-    let before = all[1]["migration"].as_str().unwrap();
-    assert_eq!(list(&["--before", before]), all[2..]);
+    assert_eq!(list(&["--before", &all[1]]), all[2..]);
 }
 
 #[test]
