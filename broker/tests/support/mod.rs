@@ -1,5 +1,10 @@
 //! A hook that records and a client that speaks raw MQTT.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary that includes it uses a part of it"
+)]
 
 mod client;
 
@@ -14,7 +19,6 @@ use parking_lot::Mutex;
 use rmqtt_codec::{v3, v5};
 use tokio::sync::{Notify, Semaphore};
 
-#[allow(unused_imports)]
 pub use client::*;
 
 /// How long a test waits for what must come; reached only when the test fails.
