@@ -152,6 +152,17 @@ id! {
     GatewayId, "gateway id", 64
 }
 
+id! {
+    /// An enrolment group's name: 1..=64 of `A-Z a-z 0-9 . _ : @ ~ = -`.
+    ///
+    /// ```
+    /// use homeport_protocol::GroupId;
+    /// assert!("meters.2026".parse::<GroupId>().is_ok());
+    /// assert!("two words".parse::<GroupId>().is_err());
+    /// ```
+    GroupId, "group", 64
+}
+
 /// The id of one command, and of the move it belongs to: a UUIDv7 (RFC 9562), so ids sort by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

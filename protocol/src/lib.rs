@@ -11,5 +11,5 @@ mod topic;
 
 pub use endpoint::{Endpoint, EndpointError, Scheme};
 pub use epoch::Epoch;
-pub use ids::{CommandId, DeviceId, GatewayId, IdError};
+pub use ids::{CommandId, DeviceId, GatewayId, GroupId, IdError};
 pub use topic::{Topic, TopicError, is_control_plane};

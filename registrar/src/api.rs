@@ -203,6 +203,12 @@ pub struct AuditEntry {
     pub action: String,
     /// The device it is about.
     pub device: Option<DeviceId>,
+    /// What else it is about, such as `user alice` or `group meters`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// What changed of it, for people; never a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// The assignment before, if any: gateway and epoch.
     pub before: Option<(GatewayId, Epoch)>,
     /// The assignment after, if any.

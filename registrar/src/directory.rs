@@ -18,6 +18,7 @@ pub use row::Row;
 
 use crate::store::{
     Loaded, Store, StoreError,
+    item::Item,
     record::{DeviceRecord, GatewayRecord, ImportRecord, MoveRecord},
 };
 
@@ -44,6 +45,8 @@ pub struct Rest {
     pub moves: Vec<MoveRecord>,
     /// An import to be finished.
     pub import: Option<ImportRecord>,
+    /// Small records of the tables that are loaded.
+    pub items: Vec<Item>,
 }
 
 impl Default for Directory {
@@ -245,6 +248,7 @@ impl Directory {
                 Loaded::Gateway(id, record) => rest.gateways.push((id, record)),
                 Loaded::Move(record) => rest.moves.push(record),
                 Loaded::Import(record) => rest.import = Some(record),
+                Loaded::Item(item) => rest.items.push(item),
             }
         };
         store.load(Box::new(visit)).await?;

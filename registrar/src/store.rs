@@ -1,16 +1,18 @@
-//! What survives a restart: device rows, gateways, moves and the audit log.
+//! What survives a restart: device rows, gateways, moves, small records and the audit log.
 //!
 //! A [`Store`] speaks in whole [`Transaction`]s. [`committer`] is its one writer for single changes and groups them;
 //! a query never comes here, it is answered from the [directory](crate::directory).
 
 pub mod committer;
 pub mod folder;
+pub mod item;
 pub mod memory;
 pub mod record;
 pub mod sled;
 
 use std::{future::Future, path::PathBuf, pin::Pin};
 
+use item::{Item, ItemChange, Table};
 use protocol::{CommandId, DeviceId, GatewayId};
 use record::{AuditRecord, DecodeError, DeviceRecord, GatewayRecord, ImportRecord, MoveRecord};
 
@@ -28,6 +30,8 @@ pub struct Transaction {
     pub moves: Vec<MoveChange>,
     /// Gateways to write.
     pub gateways: Vec<(GatewayId, GatewayRecord)>,
+    /// Small records to write or remove. A conflict here refuses the whole transaction.
+    pub items: Vec<ItemChange>,
     /// The line to add to the audit log.
     pub audit: Option<AuditRecord>,
     /// How far a running import is.
@@ -71,19 +75,31 @@ impl Transaction {
             // A closed move may send the oldest one away.
             + 2 * self.moves.len()
             + self.gateways.len()
+            + self.items.len()
             + usize::from(self.import.is_some());
         updates.max(1)
     }
 }
 
-/// The row is not the expected one; nothing of the transaction was done.
+/// Something is not as expected; nothing of the transaction was done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("device {device} was changed by someone else")]
-pub struct Conflict {
-    /// The device.
-    pub device: DeviceId,
-    /// The row it has now.
-    pub found: Option<DeviceRecord>,
+pub enum Conflict {
+    /// A device's row.
+    #[error("device {device} was changed by someone else")]
+    Device {
+        /// The device.
+        device: DeviceId,
+        /// The row it has now.
+        found: Option<Box<DeviceRecord>>,
+    },
+    /// A small record.
+    #[error("{table:?} {name} was changed by someone else")]
+    Item {
+        /// Its table.
+        table: Table,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// One stored record, as [`Store::load`] hands it out.
@@ -97,6 +113,8 @@ pub enum Loaded {
     Move(MoveRecord),
     /// An import to be finished.
     Import(ImportRecord),
+    /// A small record of a table that is loaded.
+    Item(Item),
 }
 
 /// Which moves to list.
@@ -223,6 +241,12 @@ pub trait Store: Send + Sync {
     /// All gateways, in the order of ids.
     fn gateways(&self) -> StoreFuture<'_, Vec<(GatewayId, GatewayRecord)>>;
 
+    /// One small record.
+    fn item<'a>(&'a self, table: Table, name: &'a str) -> StoreFuture<'a, Option<Item>>;
+
+    /// At most `limit` small records of a table after a name, in the order of names.
+    fn items(&self, table: Table, after: Option<String>, limit: usize) -> StoreFuture<'_, Vec<Item>>;
+
     /// One move.
     fn migration(&self, id: CommandId) -> StoreFuture<'_, Option<MoveRecord>>;
 
@@ -232,6 +256,7 @@ pub trait Store: Send + Sync {
     /// At most `limit` lines of the audit log after a place, in order.
     fn audit(&self, after: u64, limit: usize) -> StoreFuture<'_, Vec<AuditEntry>>;
 
-    /// Hands everything a start needs to `visit`: devices, gateways, open moves, an unfinished import.
+    /// Hands everything a start needs to `visit`: devices, gateways, open moves, an unfinished import, small
+    /// records.
     fn load(&self, visit: Box<dyn FnMut(Loaded) + Send>) -> StoreFuture<'_, ()>;
 }

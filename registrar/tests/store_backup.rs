@@ -12,6 +12,7 @@ use homeport_registrar::{
     store::{
         MoveFilter, Store, Transaction,
         folder::OpenError,
+        item::{ItemChange, Table},
         memory::MemoryStore,
         record::GatewayRecord,
         sled::{SledConfig, SledStore},
@@ -42,6 +43,16 @@ async fn filled() -> Arc<MemoryStore> {
         [(1, "d8", Planned), (2, "d9", Done), (3, "d10", Planned)]
             .map(|(n, device, state)| put_move(migration(n, device, state))),
     );
+    let secret = |table, name: &str| ItemChange {
+        table,
+        name: name.into(),
+        expect: None,
+        put: Some(b"\x01{\"key\":\"\xc3\xa9\"}".to_vec()),
+    };
+    batch.push(Transaction {
+        items: vec![secret(Table::User, "alice"), secret(Table::Credential, "d8")],
+        ..Transaction::default()
+    });
     let gateway = GatewayRecord {
         status: None,
         seen: Some(now()),
@@ -71,6 +82,7 @@ async fn a_restored_store_holds_what_was_backed_up() {
             devices: 2500,
             gateways: 1,
             moves: 3,
+            items: 2,
             audit: 2502
         }
     );
@@ -86,6 +98,11 @@ async fn a_restored_store_holds_what_was_backed_up() {
         copy.audit(0, 5000).await.unwrap(),
         store.audit(0, 5000).await.unwrap()
     );
+    for table in [Table::User, Table::Credential] {
+        let items = copy.items(table, None, 9).await.unwrap();
+        assert_eq!(items, store.items(table, None, 9).await.unwrap());
+        assert_eq!(items.len(), 1);
+    }
     // d10 has epoch 1, its move is of epoch 2: the row was changed after the move was read.
     let moves = copy.moves(MoveFilter::default(), 10).await.unwrap();
     let states: Vec<_> = moves.iter().map(|record| record.state).collect();

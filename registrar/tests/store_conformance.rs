@@ -10,7 +10,8 @@ use homeport_registrar::{
     api::MigrationState::{Done, Notified, Planned, Superseded},
     directory::Directory,
     store::{
-        ImportChange, Loaded, MoveChange, MoveFilter, Retention, Store, Transaction,
+        Conflict, ImportChange, Loaded, MoveChange, MoveFilter, Retention, Store, Transaction,
+        item::{Item, ItemChange, Table},
         memory::MemoryStore,
         record::{GatewayRecord, ImportRecord},
         sled::{SledConfig, SledStore},
@@ -61,11 +62,11 @@ async fn a_row_is_written_only_over_the_expected_one() {
         ];
         let outcomes = store.commit(batch).await.unwrap();
         assert_eq!(outcomes[0], Ok(1));
-        let conflict = outcomes[1].clone().unwrap_err();
-        assert_eq!(
-            (conflict.device.as_str(), conflict.found),
-            ("d", Some(row("gw-a", 1)))
-        );
+        let conflict = |device: &str, found| Conflict::Device {
+            device: device.parse().unwrap(),
+            found: Option::map(found, Box::new),
+        };
+        assert_eq!(outcomes[1], Err(conflict("d", Some(row("gw-a", 1)))));
         assert_eq!(outcomes[2], Ok(2));
         let id = "d".parse().unwrap();
         assert_eq!(store.device(&id).await.unwrap(), Some(row("gw-c", 2)));
@@ -74,7 +75,7 @@ async fn a_row_is_written_only_over_the_expected_one() {
             .commit(vec![assign("other", Some(1), "gw-a")])
             .await
             .unwrap();
-        assert_eq!(missing[0].clone().unwrap_err().found, None);
+        assert_eq!(missing[0], Err(conflict("other", None)));
         let ids = vec!["other".parse().unwrap(), id];
         assert_eq!(store.devices_of(ids).await.unwrap(), [None, Some(row("gw-c", 2))]);
     })
@@ -94,7 +95,12 @@ async fn a_row_is_not_written_over_labels_or_a_note_nobody_has_seen() {
         };
         let outcomes = store.commit(vec![text("l", ""), text("", "n")]).await.unwrap();
         assert!(outcomes[0].is_ok());
-        let found = outcomes[1].clone().unwrap_err().found.unwrap();
+        let Err(Conflict::Device {
+            found: Some(found), ..
+        }) = &outcomes[1]
+        else {
+            panic!("{outcomes:?}");
+        };
         assert_eq!((found.labels.as_str(), found.note.as_str()), ("l", ""));
         let over = store.commit(vec![assign("d", Some(1), "gw-b")]).await.unwrap();
         assert!(over[0].is_err(), "a move drops the labels it has not seen");
@@ -119,6 +125,99 @@ async fn a_refused_transaction_leaves_nothing() {
         assert_eq!(
             loaded(store).await,
             [Loaded::Device("d".parse().unwrap(), row("gw-a", 1))]
+        );
+    })
+    .await;
+}
+
+fn item(table: Table, name: &str, expect: Option<&str>, put: Option<&str>) -> ItemChange {
+    ItemChange {
+        table,
+        name: name.into(),
+        expect: expect.map(Into::into),
+        put: put.map(Into::into),
+    }
+}
+
+fn items(changes: Vec<ItemChange>) -> Transaction {
+    Transaction {
+        items: changes,
+        ..Transaction::default()
+    }
+}
+
+#[tokio::test]
+async fn small_records_are_written_over_expected_ones_only() {
+    on_both(async |store| {
+        let batch = vec![
+            items(vec![
+                item(Table::User, "a", None, Some("1")),
+                item(Table::Token, "a", None, Some("2")),
+            ]),
+            items(vec![item(Table::User, "a", None, Some("3"))]),
+            items(vec![
+                item(Table::User, "a", Some("1"), Some("4")),
+                item(Table::User, "b", Some("x"), None),
+            ]),
+            items(vec![item(Table::User, "a", Some("1"), Some("5"))]),
+        ];
+        let outcomes = store.commit(batch).await.unwrap();
+        let conflict = |name: &str| Conflict::Item {
+            table: Table::User,
+            name: name.into(),
+        };
+        assert_eq!(outcomes, [Ok(0), Err(conflict("a")), Err(conflict("b")), Ok(0)]);
+        let found = |table, name: &'static str| async move {
+            store
+                .item(table, name)
+                .await
+                .unwrap()
+                .map(|item| String::from_utf8(item.value).unwrap())
+        };
+        assert_eq!(found(Table::User, "a").await.as_deref(), Some("5"));
+        assert_eq!(found(Table::Token, "a").await.as_deref(), Some("2"));
+        assert_eq!(found(Table::Group, "a").await, None);
+
+        let mut refused = assign("d", Some(7), "gw-a");
+        refused.items.push(item(Table::User, "c", None, Some("1")));
+        assert!(store.commit(vec![refused]).await.unwrap()[0].is_err());
+        assert_eq!(found(Table::User, "c").await, None);
+
+        store
+            .commit(vec![items(vec![item(Table::User, "a", Some("5"), None)])])
+            .await
+            .unwrap();
+        assert_eq!(found(Table::User, "a").await, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn small_records_come_in_pages_and_all_but_credentials_at_start() {
+    on_both(async |store| {
+        let names = ["b", "a", "d", "c"];
+        for table in Table::ALL {
+            let all = names
+                .iter()
+                .map(|name| items(vec![item(table, name, None, Some(name))]));
+            store.commit(all.collect()).await.unwrap();
+        }
+        for table in Table::ALL {
+            let page = |after: Option<&str>, limit| store.items(table, after.map(Into::into), limit);
+            let named = |items: Vec<Item>| items.into_iter().map(|item| item.name).collect::<Vec<_>>();
+            assert_eq!(named(page(None, 9).await.unwrap()), ["a", "b", "c", "d"]);
+            assert_eq!(named(page(Some("a"), 2).await.unwrap()), ["b", "c"]);
+            assert_eq!(named(page(Some("d"), 2).await.unwrap()), [""; 0]);
+        }
+        let loaded = loaded(store).await;
+        let tables = loaded.iter().map(|loaded| match loaded {
+            Loaded::Item(item) => item.table,
+            other => panic!("{other:?}"),
+        });
+        let expected = Table::ALL.into_iter().filter(|table| *table != Table::Credential);
+        assert_eq!(
+            tables.collect::<Vec<_>>(),
+            expected.flat_map(|table| [table; 4]).collect::<Vec<_>>()
         );
     })
     .await;

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::AuditEntry,
-    store::record::{DeviceRecord, GatewayRecord, MoveRecord},
+    store::{
+        item::Table,
+        record::{DeviceRecord, GatewayRecord, MoveRecord},
+    },
 };
 
 pub(super) const FORMAT: u32 = 1;
@@ -28,6 +31,8 @@ pub(super) enum Line {
     Gateway(GatewayId, GatewayRecord),
     /// A move.
     Move(MoveRecord),
+    /// A small record: its table, its name and its text as it is stored.
+    Item(Table, String, String),
     /// A line of the audit log, in order.
     Audit(AuditEntry),
     /// The last line.
@@ -48,6 +53,9 @@ pub struct Counts {
     pub gateways: u64,
     /// Moves, open and closed.
     pub moves: u64,
+    /// Small records: groups, keys, people.
+    #[serde(default)]
+    pub items: u64,
     /// Lines of the audit log.
     pub audit: u64,
 }
@@ -58,6 +66,7 @@ impl Counts {
             Line::Device(..) => self.devices += 1,
             Line::Gateway(..) => self.gateways += 1,
             Line::Move(_) => self.moves += 1,
+            Line::Item(..) => self.items += 1,
             Line::Audit(_) => self.audit += 1,
             Line::Backup { .. } | Line::End { .. } => {}
         }

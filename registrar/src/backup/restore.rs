@@ -13,6 +13,7 @@ use crate::{
     store::{
         DeviceChange, MoveChange, Store, StoreError, Transaction,
         folder::OpenError,
+        item::ItemChange,
         record::{AuditRecord, MoveRecord},
         sled::{SledConfig, SledStore},
     },
@@ -124,12 +125,20 @@ async fn transaction(store: &SledStore, line: Line) -> Result<Option<Transaction
             }
             transaction.moves.push(MoveChange::Put(record));
         }
+        Line::Item(table, name, text) => transaction.items.push(ItemChange {
+            table,
+            name,
+            expect: None,
+            put: Some(text.into_bytes()),
+        }),
         Line::Audit(entry) => {
             transaction.audit = Some(AuditRecord {
                 at: entry.at,
                 actor: entry.actor,
                 action: entry.action,
                 device: entry.device,
+                subject: entry.subject,
+                detail: entry.detail,
                 before: entry.before,
                 after: entry.after,
                 labels: entry.labels,

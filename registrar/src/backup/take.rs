@@ -8,7 +8,11 @@ use protocol::CommandId;
 use tokio::sync::mpsc;
 
 use super::format::{Counts, FORMAT, Line};
-use crate::store::{MoveFilter, Store, StoreError, record::MoveRecord};
+use crate::store::{
+    MoveFilter, Store, StoreError,
+    item::{Item, Table},
+    record::{DecodeError, MoveRecord},
+};
 
 /// Records that are read at once; as many are held for a slow reader, a few times over.
 const PAGE: usize = 1000;
@@ -72,6 +76,9 @@ impl Backup {
         self.send(gateways.into_iter().map(|(id, record)| Line::Gateway(id, record)))
             .await?;
         self.moves(store, open).await?;
+        for table in Table::ALL {
+            self.items(store, table).await?;
+        }
         let mut after = 0;
         loop {
             let page = store.audit(after, PAGE).await?;
@@ -83,6 +90,19 @@ impl Backup {
         }
         let (counts, crc32) = (self.counts, self.crc.clone().finalize());
         self.send([Line::End { counts, crc32 }]).await
+    }
+
+    async fn items(&mut self, store: &dyn Store, table: Table) -> Result<(), Stopped> {
+        let mut after = None;
+        loop {
+            let page = store.items(table, after, PAGE).await?;
+            after = page.last().map(|item| item.name.clone());
+            if after.is_none() {
+                return Ok(());
+            }
+            let lines: Result<Vec<_>, _> = page.into_iter().map(item).collect();
+            self.send(lines?).await?;
+        }
     }
 
     /// The moves that were open, then those that are closed by now and were not among them.
@@ -127,6 +147,17 @@ impl Backup {
             .send(Ok(chunk.into()))
             .await
             .map_err(|_| Stopped::NobodyReads)
+    }
+}
+
+fn item(item: Item) -> Result<Line, StoreError> {
+    let Item { table, name, value } = item;
+    match String::from_utf8(value) {
+        Ok(text) => Ok(Line::Item(table, name, text)),
+        Err(error) => Err(StoreError::Record {
+            key: format!("{table:?} {name}"),
+            source: DecodeError::Damaged(error.to_string()),
+        }),
     }
 }
 

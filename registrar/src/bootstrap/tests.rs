@@ -47,12 +47,8 @@ impl Bench {
     fn new() -> Self {
         let directory = Arc::new(Directory::default());
         let row = |gateway: &str, epoch, removed| DeviceRecord {
-            gateway: g(gateway),
-            epoch: Epoch::new(epoch),
-            since: Timestamp::UNIX_EPOCH,
             removed,
-            labels: String::new(),
-            note: String::new(),
+            ..DeviceRecord::new(g(gateway), Epoch::new(epoch), Timestamp::UNIX_EPOCH)
         };
         directory.apply(&"d1".parse().unwrap(), &row("gw-a", 8, false));
         directory.apply(&"d2".parse().unwrap(), &row("gw-b", 1, false));

@@ -49,7 +49,7 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
 
 impl Record for AuditEntry {
     const COLUMNS: &'static [&'static str] = &[
-        "seq", "at", "actor", "action", "device", "before", "after", "labels", "note",
+        "seq", "at", "actor", "action", "device", "subject", "before", "after", "labels", "note", "detail",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -72,10 +72,12 @@ impl Record for AuditEntry {
             self.actor.clone(),
             self.action.clone(),
             or_dash(self.device.as_ref()),
+            or_dash(self.subject.as_ref()),
             assignment(&self.before),
             assignment(&self.after),
             texts(&self.labels),
             texts(&self.note),
+            or_dash(self.detail.as_ref()),
         ]
     }
 }

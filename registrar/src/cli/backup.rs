@@ -95,10 +95,11 @@ impl Restore {
             devices,
             gateways,
             moves,
+            items,
             audit,
         } = counts;
         tell(format_args!(
-            "restored {devices} devices (removed ones too), {gateways} gateways, {moves} moves and {audit} audit lines to {}; \
+            "restored {devices} devices (removed ones too), {gateways} gateways, {moves} moves, {items} keys, groups and people, and {audit} audit lines to {}; \
              every epoch is {EPOCHS_AHEAD} higher than in the backup, so that devices that were moved since believe it",
             self.data_dir.display()
         ));

@@ -215,14 +215,7 @@ async fn sleeping(count: usize) -> std::sync::Arc<MemoryStore> {
     let row = |n| crate::store::DeviceChange {
         id: id(n),
         expect: None,
-        put: crate::store::record::DeviceRecord {
-            gateway: gateway("gw-b"),
-            epoch: Epoch::new(2),
-            since: Timestamp::UNIX_EPOCH,
-            removed: false,
-            labels: String::new(),
-            note: String::new(),
-        },
+        put: crate::store::record::DeviceRecord::new(gateway("gw-b"), Epoch::new(2), Timestamp::UNIX_EPOCH),
     };
     let rows = (0..count).map(|n| Transaction {
         device: Some(row(n)),

@@ -6,13 +6,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn record(gateway: u8, epoch: u64, removed: bool) -> DeviceRecord {
+    let gateway = format!("gw-{gateway}").parse().unwrap();
+    let since = Timestamp::from_millisecond(1_795_000_000_123).unwrap();
     DeviceRecord {
-        gateway: format!("gw-{gateway}").parse().unwrap(),
-        epoch: Epoch::new(epoch),
-        since: Timestamp::from_millisecond(1_795_000_000_123).unwrap(),
         removed,
-        labels: String::new(),
-        note: String::new(),
+        ..DeviceRecord::new(gateway, Epoch::new(epoch), since)
     }
 }
 

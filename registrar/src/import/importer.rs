@@ -24,7 +24,7 @@ use super::{
 use crate::{
     api::ImportProgress,
     store::{
-        DeviceChange, ImportChange, MoveChange, Store, Transaction,
+        Conflict, DeviceChange, ImportChange, MoveChange, Store, Transaction,
         record::{AuditRecord, ImportRecord, MoveRecord},
     },
 };
@@ -309,7 +309,7 @@ impl Importer {
                     moved,
                 }),
                 // Written by this very import, before it broke off.
-                Err(conflict) if conflict.found.as_ref() == Some(&change.put) => {
+                Err(Conflict::Device { found: row, .. }) if row.as_deref() == Some(&change.put) => {
                     found.push((change.device, change.put));
                 }
                 Err(_) => {

@@ -60,14 +60,16 @@ pub(super) fn change(
             note,
             ..same.clone()
         },
-        None => DeviceRecord {
-            gateway: gateway.clone(),
-            epoch: before.as_ref().map_or(Epoch::FIRST, |before| before.epoch.next()),
-            since: at,
-            removed: false,
-            labels,
-            note,
-        },
+        None => {
+            let epoch = before.as_ref().map_or(Epoch::FIRST, |before| before.epoch.next());
+            DeviceRecord {
+                disabled: assigned.is_some_and(|before| before.disabled),
+                group: assigned.and_then(|before| before.group.clone()),
+                labels,
+                note,
+                ..DeviceRecord::new(gateway.clone(), epoch, at)
+            }
+        }
     };
     Some(Staged {
         device: row.device,
@@ -82,12 +84,10 @@ mod tests {
 
     fn record(epoch: u64, removed: bool) -> DeviceRecord {
         DeviceRecord {
-            gateway: "gw-a".parse().unwrap(),
-            epoch: Epoch::new(epoch),
-            since: Timestamp::UNIX_EPOCH,
             removed,
             labels: "l".into(),
             note: "n".into(),
+            ..DeviceRecord::new("gw-a".parse().unwrap(), Epoch::new(epoch), Timestamp::UNIX_EPOCH)
         }
     }
 

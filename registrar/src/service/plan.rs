@@ -54,13 +54,17 @@ impl Parts {
                 actor: target.actor.to_owned(),
             });
         }
-        let record = DeviceRecord {
-            gateway: target.gateway.clone(),
-            epoch: before.map_or(Epoch::FIRST, |before| before.epoch.next()),
-            since: at,
-            removed: false,
-            labels: assigned.map_or_else(String::new, |before| before.labels.clone()),
-            note: assigned.map_or_else(String::new, |before| before.note.clone()),
+        let epoch = before.map_or(Epoch::FIRST, |before| before.epoch.next());
+        let new = DeviceRecord::new(target.gateway.clone(), epoch, at);
+        let record = match assigned {
+            Some(before) => DeviceRecord {
+                disabled: before.disabled,
+                group: before.group.clone(),
+                labels: before.labels.clone(),
+                note: before.note.clone(),
+                ..new
+            },
+            None => new,
         };
         let old = assigned.map(|before| &before.gateway);
         let from = self.places(id, old, target.gateway);

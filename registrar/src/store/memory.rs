@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use protocol::{CommandId, DeviceId, GatewayId};
 
 use super::{
-    Conflict, ImportChange, Loaded, MoveChange, MoveFilter, Outcomes, Retention, Store, StoreError,
-    StoreFuture, Transaction,
+    Conflict, ImportChange, Item, Loaded, MoveChange, MoveFilter, Outcomes, Retention, Store, StoreError,
+    StoreFuture, Table, Transaction,
     record::{AuditRecord, DeviceRecord, GatewayRecord, ImportRecord, MoveRecord},
 };
 use crate::api::AuditEntry;
@@ -26,6 +26,7 @@ struct Tables {
     moves: BTreeMap<CommandId, MoveRecord>,
     audit: BTreeMap<u64, AuditRecord>,
     import: Option<ImportRecord>,
+    items: BTreeMap<(Table, String), Vec<u8>>,
     failure: Option<Failure>,
 }
 
@@ -59,15 +60,32 @@ impl MemoryStore {
 
 impl Tables {
     fn apply(&mut self, transaction: Transaction, retention: Retention) -> Result<u64, Conflict> {
+        let stale = transaction
+            .items
+            .iter()
+            .find(|change| self.items.get(&(change.table, change.name.clone())) != change.expect.as_ref());
+        if let Some(change) = stale {
+            return Err(Conflict::Item {
+                table: change.table,
+                name: change.name.clone(),
+            });
+        }
         if let Some(change) = transaction.device {
             let found = self.devices.get(&change.id);
             if found != change.expect.as_ref() {
-                return Err(Conflict {
-                    found: found.cloned(),
+                return Err(Conflict::Device {
+                    found: found.cloned().map(Box::new),
                     device: change.id,
                 });
             }
             self.devices.insert(change.id, change.put);
+        }
+        for change in transaction.items {
+            let key = (change.table, change.name);
+            match change.put {
+                Some(value) => self.items.insert(key, value),
+                None => self.items.remove(&key),
+            };
         }
         for change in transaction.moves {
             match change {
@@ -167,6 +185,32 @@ impl Store for MemoryStore {
         ready(Ok(self.tables.lock().gateways.clone().into_iter().collect()))
     }
 
+    fn item<'a>(&'a self, table: Table, name: &'a str) -> StoreFuture<'a, Option<Item>> {
+        let tables = self.tables.lock();
+        let value = tables.items.get(&(table, name.to_owned()));
+        ready(Ok(value.map(|value| Item {
+            table,
+            name: name.to_owned(),
+            value: value.clone(),
+        })))
+    }
+
+    fn items(&self, table: Table, after: Option<String>, limit: usize) -> StoreFuture<'_, Vec<Item>> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let from = after.map_or(Included((table, String::new())), |name| Excluded((table, name)));
+        let tables = self.tables.lock();
+        let rest = tables.items.range((from, Unbounded));
+        ready(Ok(rest
+            .take_while(|((of, _), _)| *of == table)
+            .take(limit)
+            .map(|((table, name), value)| Item {
+                table: *table,
+                name: name.clone(),
+                value: value.clone(),
+            })
+            .collect()))
+    }
+
     fn migration(&self, id: CommandId) -> StoreFuture<'_, Option<MoveRecord>> {
         ready(Ok(self.tables.lock().moves.get(&id).cloned()))
     }
@@ -202,6 +246,13 @@ impl Store for MemoryStore {
         }
         if let Some(record) = &tables.import {
             visit(Loaded::Import(record.clone()));
+        }
+        for ((table, name), value) in tables.items.iter().filter(|((table, _), _)| table.is_loaded()) {
+            visit(Loaded::Item(Item {
+                table: *table,
+                name: name.clone(),
+                value: value.clone(),
+            }));
         }
         ready(Ok(()))
     }

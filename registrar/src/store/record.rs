@@ -7,7 +7,7 @@ mod audit;
 
 use jiff::Timestamp;
 use protocol::{
-    CommandId, DeviceId, Epoch, GatewayId,
+    CommandId, DeviceId, Epoch, GatewayId, GroupId,
     message::{GatewayStatus, MoveReason},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -35,6 +35,8 @@ pub fn check_text(field: &str, text: &str) -> Result<(), String> {
 
 const VERSION: u8 = 1;
 const REMOVED: u8 = 1;
+const DISABLED: u8 = 2;
+const GROUPED: u8 = 4;
 
 /// One device's assignment. A removed device keeps its row, so that its epochs are never reused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +50,12 @@ pub struct DeviceRecord {
     /// Whether the device was removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub removed: bool,
+    /// Whether the device is refused everywhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disabled: bool,
+    /// The enrolment group that says how the device proves who it is; the default group when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupId>,
     /// Labels, at most [`MAX_TEXT`] bytes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub labels: String,
@@ -146,6 +154,12 @@ pub struct AuditRecord {
     /// The device it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
+    /// What else it is about, such as `user alice` or `group meters`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// What changed of it, for people; never a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// The assignment before, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<(GatewayId, Epoch)>,
@@ -161,6 +175,28 @@ pub struct AuditRecord {
 }
 
 impl AuditRecord {
+    /// A line about something that is no device.
+    pub fn of_subject(
+        action: &str,
+        subject: String,
+        detail: Option<String>,
+        actor: &str,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            at,
+            actor: actor.to_owned(),
+            action: action.to_owned(),
+            device: None,
+            subject: Some(subject),
+            detail,
+            before: None,
+            after: None,
+            labels: None,
+            note: None,
+        }
+    }
+
     /// A line about a device whose row changes.
     pub fn of_change(
         action: &str,
@@ -182,6 +218,8 @@ impl AuditRecord {
             actor: actor.to_owned(),
             action: action.to_owned(),
             device: Some(device.clone()),
+            subject: None,
+            detail: None,
             before: assignment(before),
             after: assignment(after),
             labels: texts(|row| &row.labels),
@@ -197,6 +235,8 @@ impl AuditRecord {
             actor: self.actor,
             action: self.action,
             device: self.device,
+            subject: self.subject,
+            detail: self.detail,
             before: self.before,
             after: self.after,
             labels: self.labels,
@@ -234,16 +274,36 @@ pub enum DecodeError {
 }
 
 impl DeviceRecord {
+    /// An assignment with nothing else said about the device.
+    pub fn new(gateway: GatewayId, epoch: Epoch, since: Timestamp) -> Self {
+        Self {
+            gateway,
+            epoch,
+            since,
+            removed: false,
+            disabled: false,
+            group: None,
+            labels: String::new(),
+            note: String::new(),
+        }
+    }
+
     /// The bytes to store.
     pub fn encode(&self) -> Vec<u8> {
         let texts = [self.gateway.as_str(), &self.labels, &self.note];
         let mut bytes = Vec::with_capacity(24 + texts.iter().map(|text| text.len()).sum::<usize>());
         bytes.push(VERSION);
-        bytes.push(if self.removed { REMOVED } else { 0 });
+        let flag = |flag, is_set| if is_set { flag } else { 0 };
+        bytes.push(
+            flag(REMOVED, self.removed) | flag(DISABLED, self.disabled) | flag(GROUPED, self.group.is_some()),
+        );
         put_number(&mut bytes, self.epoch.get());
         put_number(&mut bytes, self.since.as_millisecond() as u64);
         for text in texts {
             put_text(&mut bytes, text);
+        }
+        if let Some(group) = &self.group {
+            put_text(&mut bytes, group.as_str());
         }
         bytes
     }
@@ -255,7 +315,7 @@ impl DeviceRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let rest = &mut versioned(bytes)?;
         let flags = take(rest, 1)?[0];
-        if flags & !REMOVED != 0 {
+        if flags & !(REMOVED | DISABLED | GROUPED) != 0 {
             return Err(DecodeError::Damaged(format!("unknown flags {flags:#x}")));
         }
         let epoch = Epoch::new(take_number(rest)?);
@@ -263,6 +323,10 @@ impl DeviceRecord {
         let gateway = take_text(rest)?.parse().map_err(damaged)?;
         let labels = take_text(rest)?.to_owned();
         let note = take_text(rest)?.to_owned();
+        let group = match flags & GROUPED {
+            0 => None,
+            _ => Some(take_text(rest)?.parse().map_err(damaged)?),
+        };
         if !rest.is_empty() {
             return Err(DecodeError::Damaged(format!("{} bytes too many", rest.len())));
         }
@@ -271,6 +335,8 @@ impl DeviceRecord {
             epoch,
             since,
             removed: flags & REMOVED != 0,
+            disabled: flags & DISABLED != 0,
+            group,
             labels,
             note,
         })

@@ -18,6 +18,7 @@ use self::engine::Engine;
 use super::{
     Loaded, MoveFilter, Outcomes, Retention, Store, StoreError, StoreFuture, Transaction,
     folder::{Folder, OpenError, State},
+    item::{Item, Table},
     record::{DeviceRecord, GatewayRecord, ImportRecord, MoveRecord, decode_json},
 };
 use crate::api::AuditEntry;
@@ -253,6 +254,21 @@ impl Store for SledStore {
         })
     }
 
+    fn item<'a>(&'a self, table: Table, name: &'a str) -> StoreFuture<'a, Option<Item>> {
+        let name = name.to_owned();
+        self.read(move |engine| {
+            let value = engine.get(&keys::item(table, &name), |bytes| Ok(bytes.to_vec()))?;
+            Ok(value.map(|value| Item { table, name, value }))
+        })
+    }
+
+    fn items(&self, table: Table, after: Option<String>, limit: usize) -> StoreFuture<'_, Vec<Item>> {
+        self.read(move |engine| {
+            let rows = engine.range(keys::items(table, after.as_deref()));
+            rows.take(limit).map(|row| keys::item_row(table, row?)).collect()
+        })
+    }
+
     fn migration(&self, id: CommandId) -> StoreFuture<'_, Option<MoveRecord>> {
         self.read(move |engine| engine.get(&keys::migration(id), decode_json))
     }
@@ -299,6 +315,11 @@ impl Store for SledStore {
             }
             if let Some(record) = engine.get::<ImportRecord>(keys::IMPORT, decode_json)? {
                 visit(Loaded::Import(record));
+            }
+            for table in Table::ALL.into_iter().filter(|table| table.is_loaded()) {
+                for row in engine.range(keys::items(table, None)) {
+                    visit(Loaded::Item(keys::item_row(table, row?)?));
+                }
             }
             Ok(())
         })

@@ -7,6 +7,7 @@ use std::sync::{
 
 use homeport_registrar::store::{
     Outcomes, Store, StoreError, StoreFuture, Transaction,
+    item::{Item, Table},
     memory::MemoryStore,
     record::{DeviceRecord, MoveRecord},
 };
@@ -54,6 +55,12 @@ macro_rules! the_rest_in_memory {
         }
         fn audit(&self, _: u64, _: usize) -> StoreFuture<'_, Vec<homeport_registrar::api::AuditEntry>> {
             unreachable!("no import reads the audit log")
+        }
+        fn item<'a>(&'a self, _: Table, _: &'a str) -> StoreFuture<'a, Option<Item>> {
+            unreachable!("no import reads small records")
+        }
+        fn items(&self, _: Table, _: Option<String>, _: usize) -> StoreFuture<'_, Vec<Item>> {
+            unreachable!("no import reads small records")
         }
         fn load(&self, _: Box<dyn FnMut(homeport_registrar::store::Loaded) + Send>) -> StoreFuture<'_, ()> {
             unreachable!("no import starts a registrar")

@@ -21,14 +21,7 @@ pub fn now() -> Timestamp {
 }
 
 pub fn row(gateway: &str, epoch: u64) -> DeviceRecord {
-    DeviceRecord {
-        gateway: gateway.parse().unwrap(),
-        epoch: Epoch::new(epoch),
-        since: now(),
-        removed: false,
-        labels: String::new(),
-        note: String::new(),
-    }
+    DeviceRecord::new(gateway.parse().unwrap(), Epoch::new(epoch), now())
 }
 
 pub fn line(device: &str, action: &str) -> AuditRecord {
@@ -37,6 +30,8 @@ pub fn line(device: &str, action: &str) -> AuditRecord {
         actor: "test".into(),
         action: action.into(),
         device: Some(device.parse().unwrap()),
+        subject: None,
+        detail: None,
         before: None,
         after: Some(("gw-a".parse().unwrap(), Epoch::FIRST)),
         labels: None,

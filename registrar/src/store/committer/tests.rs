@@ -2,7 +2,7 @@ use protocol::{DeviceId, Epoch};
 
 use super::*;
 use crate::store::{
-    DeviceChange,
+    Conflict, DeviceChange,
     memory::MemoryStore,
     record::{AuditRecord, DeviceRecord},
 };
@@ -13,20 +13,15 @@ fn assign(device: &str) -> Transaction {
         device: Some(DeviceChange {
             id: device.parse().unwrap(),
             expect: None,
-            put: DeviceRecord {
-                gateway: "gw-a".parse().unwrap(),
-                epoch,
-                since: jiff::Timestamp::UNIX_EPOCH,
-                removed: false,
-                labels: String::new(),
-                note: String::new(),
-            },
+            put: DeviceRecord::new("gw-a".parse().unwrap(), epoch, jiff::Timestamp::UNIX_EPOCH),
         }),
         audit: Some(AuditRecord {
             at: jiff::Timestamp::UNIX_EPOCH,
             actor: "test".into(),
             action: "assign".into(),
             device: Some(device.parse().unwrap()),
+            subject: None,
+            detail: None,
             before: None,
             after: Some(("gw-a".parse().unwrap(), epoch)),
             labels: None,
@@ -53,8 +48,8 @@ async fn waiting_changes_share_batches_and_each_gets_its_own_answer() {
     for caller in callers {
         match caller.await.unwrap() {
             Ok(seq) => places.push(seq),
-            Err(CommitError::Conflict(conflict)) => {
-                assert_eq!(conflict.found.unwrap().epoch, Epoch::FIRST);
+            Err(CommitError::Conflict(Conflict::Device { found, .. })) => {
+                assert_eq!(found.unwrap().epoch, Epoch::FIRST);
                 conflicts += 1;
             }
             Err(error) => panic!("{error}"),

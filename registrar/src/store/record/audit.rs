@@ -12,6 +12,8 @@ const BEFORE: u8 = 2;
 const AFTER: u8 = 4;
 const LABELS: u8 = 8;
 const NOTE: u8 = 16;
+const SUBJECT: u8 = 32;
+const DETAIL: u8 = 64;
 
 impl AuditRecord {
     /// The bytes to store of lines that follow each other.
@@ -43,7 +45,9 @@ impl AuditRecord {
                 | flag(BEFORE, self.before.is_some())
                 | flag(AFTER, self.after.is_some())
                 | flag(LABELS, self.labels.is_some())
-                | flag(NOTE, self.note.is_some()),
+                | flag(NOTE, self.note.is_some())
+                | flag(SUBJECT, self.subject.is_some())
+                | flag(DETAIL, self.detail.is_some()),
         );
         put_number(bytes, self.at.as_millisecond() as u64);
         put_text(bytes, &self.actor);
@@ -59,11 +63,14 @@ impl AuditRecord {
             put_text(bytes, before);
             put_text(bytes, after);
         }
+        for text in [&self.subject, &self.detail].into_iter().flatten() {
+            put_text(bytes, text);
+        }
     }
 
     fn decode(rest: &mut &[u8]) -> Result<Self, DecodeError> {
         let flags = take(rest, 1)?[0];
-        if flags & !(DEVICE | BEFORE | AFTER | LABELS | NOTE) != 0 {
+        if flags & !(DEVICE | BEFORE | AFTER | LABELS | NOTE | SUBJECT | DETAIL) != 0 {
             return Err(DecodeError::Damaged(format!("unknown flags {flags:#x}")));
         }
         Ok(Self {
@@ -91,6 +98,14 @@ impl AuditRecord {
             note: match flags & NOTE {
                 0 => None,
                 _ => Some(texts(rest)?),
+            },
+            subject: match flags & SUBJECT {
+                0 => None,
+                _ => Some(take_text(rest)?.to_owned()),
+            },
+            detail: match flags & DETAIL {
+                0 => None,
+                _ => Some(take_text(rest)?.to_owned()),
             },
         })
     }

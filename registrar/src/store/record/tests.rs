@@ -7,18 +7,24 @@ fn device_record() -> impl Strategy<Value = DeviceRecord> {
         "[A-Za-z0-9._:@~=-]{1,64}",
         any::<u64>(),
         -1_000_000_000_000i64..10_000_000_000_000,
-        any::<bool>(),
+        any::<(bool, bool)>(),
+        prop::option::of("[A-Za-z0-9._:@~=-]{1,64}"),
         any::<String>(),
         any::<String>(),
     )
-        .prop_map(|(gateway, epoch, since, removed, labels, note)| DeviceRecord {
-            gateway: gateway.parse().unwrap(),
-            epoch: Epoch::new(epoch),
-            since: Timestamp::from_millisecond(since).unwrap(),
-            removed,
-            labels,
-            note,
-        })
+        .prop_map(
+            |(gateway, epoch, since, (removed, disabled), group, labels, note)| {
+                let since = Timestamp::from_millisecond(since).unwrap();
+                DeviceRecord {
+                    removed,
+                    disabled,
+                    group: group.map(|group| group.parse().unwrap()),
+                    labels,
+                    note,
+                    ..DeviceRecord::new(gateway.parse().unwrap(), Epoch::new(epoch), since)
+                }
+            },
+        )
 }
 
 fn audit_record() -> impl Strategy<Value = AuditRecord> {
@@ -28,25 +34,34 @@ fn audit_record() -> impl Strategy<Value = AuditRecord> {
         0..10_000_000_000_000i64,
         any::<String>(),
         "[a-z]{0,9}",
-        device,
+        (
+            device,
+            prop::option::of(any::<String>()),
+            prop::option::of(any::<String>()),
+        ),
         assignment(),
         assignment(),
         prop::option::of(any::<(String, String)>()),
         prop::option::of(any::<(String, String)>()),
     )
-        .prop_map(|(at, actor, action, device, before, after, labels, note)| {
-            let assignment = |(gateway, epoch): (String, u64)| (gateway.parse().unwrap(), Epoch::new(epoch));
-            AuditRecord {
-                at: Timestamp::from_millisecond(at).unwrap(),
-                actor,
-                action,
-                device: device.map(|device| device.parse().unwrap()),
-                before: before.map(assignment),
-                after: after.map(assignment),
-                labels,
-                note,
-            }
-        })
+        .prop_map(
+            |(at, actor, action, (device, subject, detail), before, after, labels, note)| {
+                let assignment =
+                    |(gateway, epoch): (String, u64)| (gateway.parse().unwrap(), Epoch::new(epoch));
+                AuditRecord {
+                    at: Timestamp::from_millisecond(at).unwrap(),
+                    actor,
+                    action,
+                    device: device.map(|device| device.parse().unwrap()),
+                    subject,
+                    detail,
+                    before: before.map(assignment),
+                    after: after.map(assignment),
+                    labels,
+                    note,
+                }
+            },
+        )
 }
 
 proptest! {
@@ -81,13 +96,11 @@ proptest! {
 
 #[test]
 fn a_row_is_small_and_its_bytes_do_not_change() {
+    let since = Timestamp::from_millisecond(1_795_000_000_000).unwrap();
     let record = DeviceRecord {
-        gateway: "gw-a".parse().unwrap(),
-        epoch: Epoch::new(300),
-        since: Timestamp::from_millisecond(1_795_000_000_000).unwrap(),
         removed: true,
-        labels: String::new(),
         note: "x".into(),
+        ..DeviceRecord::new("gw-a".parse().unwrap(), Epoch::new(300), since)
     };
     let bytes = record.encode();
     assert_eq!(

@@ -6,6 +6,7 @@ use protocol::{CommandId, DeviceId, GatewayId};
 
 use crate::store::{
     StoreError,
+    item::{Item, Table},
     record::{DecodeError, DeviceRecord, GatewayRecord, decode_json},
 };
 
@@ -13,6 +14,8 @@ pub(super) const AUDIT: u8 = b'a';
 pub(super) const DEVICES: u8 = b'd';
 pub(super) const GATEWAYS: u8 = b'g';
 pub(super) const MOVES: u8 = b'm';
+/// Small records: the table's letter, then the name.
+const ITEMS: u8 = b't';
 pub(super) const IMPORT: &[u8] = b"i";
 /// The number of the last commit.
 pub(super) const COUNT: &[u8] = b"c";
@@ -36,6 +39,37 @@ pub(super) fn gateway(id: &GatewayId) -> Vec<u8> {
 
 pub(super) fn migration(id: CommandId) -> Vec<u8> {
     key(MOVES, id.uuid().as_bytes())
+}
+
+pub(super) fn item(table: Table, name: &str) -> Vec<u8> {
+    [&[ITEMS, letter(table)], name.as_bytes()].concat()
+}
+
+/// The items of a table after a name.
+pub(super) fn items(table: Table, after: Option<&str>) -> Range {
+    let from = after.map_or_else(|| vec![ITEMS, letter(table)], |name| item(table, name));
+    (Excluded(from), Excluded(vec![ITEMS, letter(table) + 1]))
+}
+
+fn letter(table: Table) -> u8 {
+    match table {
+        Table::Credential => b'c',
+        Table::Entrance => b'e',
+        Table::Group => b'g',
+        Table::Signer => b's',
+        Table::Token => b't',
+        Table::User => b'u',
+    }
+}
+
+pub(super) fn item_row(table: Table, (key, value): Row) -> Result<Item, StoreError> {
+    let name = std::str::from_utf8(&key[2..])
+        .map_err(|error| damaged(&key, DecodeError::Damaged(error.to_string())))?;
+    Ok(Item {
+        table,
+        name: name.to_owned(),
+        value: value.to_vec(),
+    })
 }
 
 pub(super) fn audit(seq: u64) -> Vec<u8> {

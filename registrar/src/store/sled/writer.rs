@@ -70,6 +70,15 @@ impl Writer {
         batch: &mut Batch,
         transaction: Transaction,
     ) -> Result<Result<u64, Conflict>, StoreError> {
+        for change in &transaction.items {
+            let found = tree.get(keys::item(change.table, &change.name)).map_err(failed)?;
+            if found.as_deref() != change.expect.as_deref() {
+                return Ok(Err(Conflict::Item {
+                    table: change.table,
+                    name: change.name.clone(),
+                }));
+            }
+        }
         if let Some(change) = transaction.device {
             let key = keys::device(&change.id);
             let found = match tree.get(&key).map_err(failed)? {
@@ -79,12 +88,19 @@ impl Writer {
                 None => None,
             };
             if found != change.expect {
-                return Ok(Err(Conflict {
+                return Ok(Err(Conflict::Device {
                     device: change.id,
-                    found,
+                    found: found.map(Box::new),
                 }));
             }
             batch.insert(key, change.put.encode());
+        }
+        for change in transaction.items {
+            let key = keys::item(change.table, &change.name);
+            match change.put {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
         }
         for change in transaction.moves {
             self.change_move(batch, change);
@@ -128,21 +144,28 @@ impl Writer {
     }
 }
 
-/// Splits a batch into parts of at most [`MAX_BATCH`] updates, and of one transaction for each device, so that a part
-/// can be checked against what is stored.
+/// Splits a batch into parts of at most [`MAX_BATCH`] updates, and of one transaction for each device and each small
+/// record, so that a part can be checked against what is stored.
 fn parts(batch: Vec<Transaction>) -> Vec<Vec<Transaction>> {
     let mut parts: Vec<Vec<Transaction>> = Vec::new();
-    let (mut updates, mut devices) = (0, HashSet::new());
+    let (mut updates, mut devices, mut items) = (0, HashSet::new(), HashSet::new());
     for transaction in batch {
         let device = transaction.device.as_ref().map(|change| change.id.clone());
-        let repeated = device.as_ref().is_some_and(|id| devices.contains(id));
+        let changed = transaction.items.iter();
+        let changed: Vec<_> = changed
+            .map(|change| (change.table, change.name.clone()))
+            .collect();
+        let repeated = device.as_ref().is_some_and(|id| devices.contains(id))
+            || changed.iter().any(|item| items.contains(item));
         updates += transaction.updates();
         if parts.is_empty() || repeated || updates > MAX_BATCH {
             parts.push(Vec::new());
             updates = transaction.updates();
             devices.clear();
+            items.clear();
         }
         devices.extend(device);
+        items.extend(changed);
         parts
             .last_mut()
             .expect("a part was pushed above")

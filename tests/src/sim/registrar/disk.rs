@@ -53,12 +53,8 @@ impl Disk {
         };
         let now = net.wall(0);
         let put = |gateway: &GatewayId, removed| DeviceRecord {
-            gateway: gateway.clone(),
-            epoch,
-            since: now,
             removed,
-            labels: String::new(),
-            note: String::new(),
+            ..DeviceRecord::new(gateway.clone(), epoch, now)
         };
         match action {
             Action::Remove(_) => owner.map(|owner| (put(owner, true), moves::Input::Removed(device))),
