@@ -1,27 +1,23 @@
 //! The command line.
 
-use std::{
-    fmt,
-    io::{self, IsTerminal, Write},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use daemon::{
+    exit::{self, FAILED, USAGE, failure},
+    log,
+    run::until_stopped,
+};
 use protocol::DeviceId;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{Layers, Options},
     fleet, run,
 };
 
-/// Exit code of a usage or configuration error.
-const USAGE: u8 = 2;
+/// What messages on stderr start with.
+const NAME: &str = "device-agent";
 
 /// The device's side of Homeport: finds a device's gateway and follows it when it changes.
 #[derive(Debug, Parser)]
@@ -145,11 +141,13 @@ impl Cli {
                 let flags = [("id", &id, "--id"), ("heartbeat", &heartbeat, "--heartbeat")];
                 let (options, device) = match common.load(&flags).and_then(with_device) {
                     Ok(loaded) => loaded,
-                    Err(error) => return failure(&error, USAGE),
+                    Err(error) => return failure(NAME, &error, USAGE),
                 };
-                log_to_stderr("info");
+                log::to_stderr("info");
                 let state = state.unwrap_or_else(|| options.state_path(&device));
-                exit(block_on(|stop| run::run(options, device, state, stdin, stop)))
+                exit(until_stopped(NAME, |stop| {
+                    run::run(options, device, state, stdin, stop)
+                }))
             }
             Command::Fleet {
                 common,
@@ -157,15 +155,17 @@ impl Cli {
                 output,
             } => {
                 let options = match common.load(&[]) {
-                    Ok(layers) => layers.options(),
-                    Err(error) => return failure(&error, USAGE),
+                    Ok(layers) => layers.config(),
+                    Err(error) => return failure(NAME, &error, USAGE),
                 };
                 let devices = match fleet.devices() {
                     Ok(devices) => devices,
-                    Err(error) => return failure(&error, USAGE),
+                    Err(error) => return failure(NAME, &error, USAGE),
                 };
-                log_to_stderr("off");
-                exit(block_on(|stop| fleet::run(options, fleet, devices, output, stop)))
+                log::to_stderr("off");
+                exit(until_stopped(NAME, |stop| {
+                    fleet::run(options, fleet, devices, output, stop)
+                }))
             }
             Command::Config { verb } => match verb {
                 ConfigVerb::Check { common } => look(&common, |_| "ok\n".into()),
@@ -188,7 +188,7 @@ impl Common {
                 layers.text(key, value, flag)?;
             }
         }
-        layers.options().check()?;
+        layers.config().check()?;
         Ok(layers)
     }
 }
@@ -205,7 +205,7 @@ impl Fleet {
 }
 
 fn with_device(layers: Layers) -> anyhow::Result<(Options, DeviceId)> {
-    let options = layers.options();
+    let options = layers.config();
     let device = options
         .id
         .clone()
@@ -214,89 +214,17 @@ fn with_device(layers: Layers) -> anyhow::Result<(Options, DeviceId)> {
 }
 
 fn look(common: &Common, show: impl FnOnce(&Layers) -> String) -> ExitCode {
-    let text = match common.load(&[]) {
-        Ok(layers) => show(&layers),
-        Err(error) => return failure(&error, USAGE),
-    };
-    let written = io::stdout().write_all(text.as_bytes());
-    exit(
-        written
-            .context("cannot write to standard output")
-            .map(|()| ExitCode::SUCCESS),
-    )
-}
-
-fn block_on<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<ExitCode>
-where
-    F: Future<Output = anyhow::Result<ExitCode>>,
-{
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async { work(stop_on_signal()?).await })
+    match common.load(&[]) {
+        Ok(layers) => exit::print(NAME, &show(&layers)),
+        Err(error) => failure(NAME, &error, USAGE),
+    }
 }
 
 fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
-    result.unwrap_or_else(|error| failure(&error, 1))
-}
-
-fn failure(error: &anyhow::Error, code: u8) -> ExitCode {
-    tell(format_args!("device-agent: {}", causes(error)));
-    ExitCode::from(code)
-}
-
-/// An error with what led to it, each once: many of our errors name their cause themselves.
-fn causes(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
-}
-
-/// Writes a line to stderr. A reader that has gone away is its own affair.
-pub(crate) fn tell(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
+    result.unwrap_or_else(|error| failure(NAME, &error, FAILED))
 }
 
 /// Reads a duration of the command line.
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 30s or 5m"))
-}
-
-fn log_to_stderr(default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        // It would tell them on stderr, and panic where that is closed.
-        .log_internal_errors(false);
-    if io::stderr().is_terminal() {
-        builder.with_target(false).init();
-    } else {
-        builder.json().flatten_event(true).init();
-    }
-}
-
-/// A token that the first SIGTERM or SIGINT cancels; the second ends the process.
-fn stop_on_signal() -> anyhow::Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let stop = CancellationToken::new();
-    let token = stop.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if token.is_cancelled() {
-                tell(format_args!("device-agent: ended at once"));
-                std::process::exit(1);
-            }
-            token.cancel();
-        }
-    });
-    Ok(stop)
 }

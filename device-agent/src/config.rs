@@ -1,13 +1,11 @@
 //! The program's configuration: defaults < file < environment < flags.
 
-mod layers;
-
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use protocol::{DeviceId, Endpoint};
 use serde::{Deserialize, Serialize};
 
-pub use layers::{Layers, LoadError};
+pub use daemon::config::LoadError;
 
 use crate::{
     MIN_KEEP_ALIVE,
@@ -17,6 +15,13 @@ use crate::{
 
 /// The longest time that can be configured.
 const MAX_TIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The program's configuration in layers.
+pub type Layers = daemon::config::Layers<Options>;
+
+impl daemon::config::Configuration for Options {
+    const PREFIX: &str = "DEVICE_AGENT__";
+}
 
 /// Everything the program can be told. `configs/device.toml` explains each key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use daemon::exit::tell;
 use protocol::DeviceId;
 use tokio::{
     sync::{mpsc, watch},
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Agent, Config, Event, Qos, Status,
-    cli::{Fleet, Output, tell},
+    cli::{Fleet, Output},
     config::Options,
     core::Change,
 };

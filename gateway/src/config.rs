@@ -1,17 +1,22 @@
 //! The configuration: defaults < file < environment < flags.
 
-mod layers;
-
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use protocol::{Endpoint, GatewayId, Scheme};
 use serde::{Deserialize, Serialize};
 
-pub use self::layers::{Layers, LoadError};
 use crate::{events, notices};
+pub use daemon::config::LoadError;
 
 /// The levels of `ctrl/<id>/migrate`.
 const NOTICE_LEVELS: usize = 3;
+
+/// A gateway's configuration in layers.
+pub type Layers = daemon::config::Layers<Config>;
+
+impl daemon::config::Configuration for Config {
+    const PREFIX: &str = "GATEWAY__";
+}
 
 /// Everything a gateway can be told. `configs/gateway.toml` explains each key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,5 @@
 //! Health and metrics.
 
-mod listener;
-
 use std::{sync::Arc, time::Duration};
 
 use axum::{
@@ -17,7 +15,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::state::State;
-use listener::Limits;
 
 /// How long a client may take for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,11 +53,11 @@ pub async fn serve(listener: TcpListener, max_connections: usize, pages: Pages, 
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(pages);
-    let limits = Limits {
+    let limits = daemon::http::Limits {
         connections: max_connections,
         head: HEAD_TIMEOUT,
     };
-    listener::serve(listener, limits, router, stop).await;
+    daemon::http::serve(listener, limits, router, stop).await;
 }
 
 async fn ready(Extract(pages): Extract<Pages>) -> Response {

@@ -15,13 +15,13 @@ mod output;
 mod watch;
 
 use std::{
-    fmt,
     io::{self, Write},
     process::ExitCode,
     time::Duration,
 };
 
 use clap::{Args, Subcommand};
+use daemon::exit::tell;
 
 use self::{client::Client, error::Error, output::Format};
 
@@ -86,11 +86,6 @@ pub fn run(command: ClientCommand, program: clap::Command) -> ExitCode {
             error.exit_code()
         }
     }
-}
-
-/// Writes a line to stderr. A reader that has gone away is its own affair.
-pub(crate) fn tell(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Reads a duration of the command line.

@@ -1,7 +1,6 @@
 //! The configuration: defaults < file < environment < flags.
 
 mod check;
-mod layers;
 #[cfg(test)]
 mod tests;
 
@@ -10,11 +9,18 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::check::CheckError;
-pub use self::layers::{Layers, LoadError};
 use crate::{
     bootstrap, control, gateways, import, moves, service,
     store::{Retention, sled::SledConfig},
 };
+pub use daemon::config::LoadError;
+
+/// A registrar's configuration in layers.
+pub type Layers = daemon::config::Layers<Config>;
+
+impl daemon::config::Configuration for Config {
+    const PREFIX: &str = "REGISTRAR__";
+}
 
 /// Everything a registrar can be told. `configs/registrar.toml` explains each key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,6 @@ mod devices;
 mod error;
 mod extract;
 mod health;
-mod listener;
 mod migrations;
 #[cfg(test)]
 mod tests;
@@ -29,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{import::Importer, service::Service};
 use error::Failure;
-use listener::Limits;
 
 /// The most entries of one page.
 const MAX_PAGE: usize = 1_000;
@@ -98,9 +96,9 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// Serves at most so many connections until `stop` is cancelled and open requests are answered.
 pub async fn serve(listener: TcpListener, max_connections: usize, app: Arc<App>, stop: CancellationToken) {
-    let limits = Limits {
+    let limits = daemon::http::Limits {
         connections: max_connections,
         head: READ_TIMEOUT,
     };
-    listener::serve(listener, limits, router(app), stop).await;
+    daemon::http::serve(listener, limits, router(app), stop).await;
 }

@@ -39,12 +39,13 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn crates_import_as_the_architecture_says() {
-    let allowed: [(&str, &[&str]); 5] = [
+    let allowed: [(&str, &[&str]); 6] = [
         ("protocol", &[]),
         ("broker", &["protocol"]),
-        ("registrar", &["broker", "protocol"]),
-        ("gateway", &["broker", "protocol"]),
-        ("device-agent", &["protocol"]),
+        ("daemon", &[]),
+        ("registrar", &["broker", "daemon", "protocol"]),
+        ("gateway", &["broker", "daemon", "protocol"]),
+        ("device-agent", &["daemon", "protocol"]),
     ];
     let imports = imports();
     let crates: BTreeSet<_> = imports.keys().map(String::as_str).collect();
@@ -63,7 +64,7 @@ fn crates_import_as_the_architecture_says() {
 
 #[test]
 fn only_the_broker_names_rumqttd() {
-    for name in ["protocol", "registrar", "gateway", "device-agent"] {
+    for name in ["protocol", "daemon", "registrar", "gateway", "device-agent"] {
         let manifest = fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
         assert!(!manifest.contains("rumqttd"), "{name} depends on rumqttd");
     }

@@ -8,7 +8,7 @@ fn load(text: &str) -> Result<Options, String> {
     fs::write(&path, text).unwrap();
     let mut layers = Layers::default();
     layers.file(&path).map_err(|error| error.to_string())?;
-    Ok(layers.options())
+    Ok(layers.config())
 }
 
 #[test]
@@ -17,13 +17,13 @@ fn shipped_files_load() {
     let mut reference = Layers::default();
     reference.file(&configs.join("device.toml")).unwrap();
     assert_eq!(
-        reference.options(),
+        reference.config(),
         Options::default(),
         "the reference shows the defaults"
     );
     let mut dev = Layers::default();
     dev.file(&configs.join("dev/device.toml")).unwrap();
-    dev.options().check().unwrap();
+    dev.config().check().unwrap();
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn later_layers_win_and_say_where_they_came_from() {
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     layers.environment(variables.into_iter()).unwrap();
     layers.text("backoff.max", "8s", "--flag").unwrap();
-    let options = layers.options();
+    let options = layers.config();
     assert_eq!(
         (options.backoff.max, options.queue.outbox),
         (Duration::from_secs(8), 7)

@@ -1,18 +1,18 @@
 //! The data folder: one process at a time, and a marker that says whose it is.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
+    fs::{self, DirBuilder, File},
+    io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
+use daemon::lock::{LOCK, Lock, LockError};
 use serde::{Deserialize, Serialize};
 
 use super::{FILE, StoreError};
 
 const MARKER: &str = "homeport.json";
-const LOCK: &str = "homeport.lock";
 const KIND: &str = "gateway";
 
 /// Written once the folder holds a store, so that a store which is gone later is missed.
@@ -24,13 +24,23 @@ struct Marker {
 /// A data folder, locked until dropped.
 pub(super) struct Folder {
     path: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> StoreError + '_ {
     move |source| StoreError::Folder {
         path: path.into(),
         source,
+    }
+}
+
+fn lock_error(folder: &Path) -> impl FnOnce(LockError) -> StoreError + '_ {
+    move |error| match error {
+        LockError::Held { holder } => StoreError::Locked {
+            path: folder.into(),
+            holder,
+        },
+        LockError::Io { path, source } => StoreError::Folder { path, source },
     }
 }
 
@@ -49,7 +59,7 @@ impl Folder {
             Err(error) => return Err(failed(&marker)(error)),
         }
         Ok(Self {
-            _lock: lock(path)?,
+            _lock: Lock::take(path).map_err(lock_error(path))?,
             path: path.into(),
         })
     }
@@ -108,35 +118,4 @@ fn check_unmarked(path: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-fn lock(folder: &Path) -> Result<File, StoreError> {
-    let path = folder.join(LOCK);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(failed(&path))?;
-    match file.try_lock() {
-        Ok(()) => {
-            file.set_len(0)
-                .and_then(|()| write!(file, "process {}", std::process::id()))
-                .map_err(failed(&path))?;
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let named = file.rewind().and_then(|()| file.read_to_string(&mut holder));
-            if named.is_err() || holder.is_empty() {
-                "another process".clone_into(&mut holder);
-            }
-            Err(StoreError::Locked {
-                path: folder.into(),
-                holder,
-            })
-        }
-        Err(TryLockError::Error(error)) => Err(failed(&path)(error)),
-    }
 }

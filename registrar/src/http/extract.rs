@@ -7,10 +7,11 @@ use axum::{
     extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request},
     http::request::Parts,
 };
+use daemon::http::Peer;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::{READ_TIMEOUT, error::Failure, listener::Peer};
+use super::{READ_TIMEOUT, error::Failure};
 use crate::api::ACTOR;
 
 /// The longest name in [`ACTOR`], in bytes.

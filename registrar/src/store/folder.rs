@@ -1,16 +1,16 @@
 //! The data folder: one process at a time, and a marker that says what is in it.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
+    fs::{self, DirBuilder, File},
+    io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
+use daemon::lock::{LOCK, Lock, LockError};
 use serde::{Deserialize, Serialize};
 
 const MARKER: &str = "homeport.json";
-const LOCK: &str = "homeport.lock";
 const KIND: &str = "registrar";
 const FORMAT: u32 = 1;
 
@@ -104,7 +104,7 @@ struct Marker {
 pub struct Folder {
     path: PathBuf,
     engine: &'static str,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Turns an error of the operating system into ours.
@@ -112,6 +112,16 @@ pub(crate) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ 
     move |source| OpenError::Io {
         path: path.into(),
         source,
+    }
+}
+
+fn lock_error(folder: &Path) -> impl FnOnce(LockError) -> OpenError + '_ {
+    move |error| match error {
+        LockError::Held { holder } => OpenError::Locked {
+            path: folder.into(),
+            holder,
+        },
+        LockError::Io { path, source } => OpenError::Io { path, source },
     }
 }
 
@@ -127,7 +137,7 @@ impl Folder {
             .create(path)
             .map_err(io_error(path))?;
         let folder = Self {
-            _lock: lock(path)?,
+            _lock: Lock::take(path).map_err(lock_error(path))?,
             path: path.into(),
             engine,
         };
@@ -199,37 +209,6 @@ impl Folder {
             }
         }
         Ok(State::New)
-    }
-}
-
-fn lock(folder: &Path) -> Result<File, OpenError> {
-    let path = folder.join(LOCK);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io_error(&path))?;
-    match file.try_lock() {
-        Ok(()) => {
-            file.set_len(0).map_err(io_error(&path))?;
-            write!(file, "process {}", std::process::id()).map_err(io_error(&path))?;
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
-            Err(OpenError::Locked {
-                path: folder.into(),
-                holder: if holder.is_empty() {
-                    "another process".into()
-                } else {
-                    holder
-                },
-            })
-        }
-        Err(TryLockError::Error(error)) => Err(io_error(&path)(error)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Takes so many connections and no more, and none that says nothing.
+//! The HTTP listener: it takes so many connections and no more, and none that says nothing.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 /// The address of the other end.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub SocketAddr);
+pub struct Peer(pub SocketAddr);
 
 /// What one listener puts up with.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub struct Limits {
     /// Connections; one more waits in the operating system's queue until another one ends.
     pub connections: usize,
     /// How long the head of a request may take, counted from the connection or the answer before it.
@@ -26,12 +26,7 @@ pub(super) struct Limits {
 }
 
 /// Serves until `stop` is cancelled and open requests are answered.
-pub(super) async fn serve(
-    mut listener: TcpListener,
-    limits: Limits,
-    router: Router,
-    stop: CancellationToken,
-) {
+pub async fn serve(mut listener: TcpListener, limits: Limits, router: Router, stop: CancellationToken) {
     let free = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head);

@@ -1,15 +1,20 @@
+//! A configuration in layers: defaults < file < environment < flags.
+
 use std::{
     collections::BTreeMap,
     fs,
+    marker::PhantomData,
     path::{Path, PathBuf},
 };
 
+use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
-use super::Config;
-
-/// What every environment variable of ours starts with.
-const PREFIX: &str = "REGISTRAR__";
+/// What a program can be told: sections and keys with defaults, unknown ones refused.
+pub trait Configuration: Serialize + DeserializeOwned {
+    /// What each of its environment variables starts with, such as `GATEWAY__`.
+    const PREFIX: &str;
+}
 
 /// Why a configuration cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -45,13 +50,24 @@ pub enum LoadError {
 }
 
 /// Values laid over the defaults, each remembering where it came from.
-#[derive(Debug, Default)]
-pub struct Layers {
+#[derive(Debug)]
+pub struct Layers<C> {
     values: Table,
     origins: BTreeMap<String, String>,
+    of: PhantomData<C>,
 }
 
-impl Layers {
+impl<C> Default for Layers<C> {
+    fn default() -> Self {
+        Self {
+            values: Table::new(),
+            origins: BTreeMap::new(),
+            of: PhantomData,
+        }
+    }
+}
+
+impl<C: Configuration> Layers<C> {
     /// Lays a file over what is there.
     ///
     /// # Errors
@@ -61,7 +77,7 @@ impl Layers {
             path: path.into(),
             source,
         })?;
-        let table = toml::from_str::<Config>(&text)
+        let table = toml::from_str::<C>(&text)
             .and_then(|_| text.parse::<Table>())
             .map_err(|error| {
                 let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
@@ -74,12 +90,12 @@ impl Layers {
                 }
             })?;
         for (key, value) in leaves(&table) {
-            self.set(&key, value.clone(), format!("{}", path.display()));
+            self.set(&key, value.clone(), path.display().to_string());
         }
         Ok(())
     }
 
-    /// Lays the environment over what is there: `REGISTRAR__MQTT__LISTEN` is `mqtt.listen`.
+    /// Lays the environment over what is there: `GATEWAY__MQTT__LISTEN` is a gateway's `mqtt.listen`.
     ///
     /// # Errors
     /// A variable names no key, or its value does not fit.
@@ -88,7 +104,7 @@ impl Layers {
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<(), LoadError> {
         for (name, text) in variables {
-            if let Some(path) = name.strip_prefix(PREFIX) {
+            if let Some(path) = name.strip_prefix(C::PREFIX) {
                 let key = path.to_lowercase().replace("__", ".");
                 self.text(&key, &text, &format!("environment {name}"))?;
             }
@@ -109,12 +125,15 @@ impl Layers {
         let fits = |value: &Value| {
             let mut alone = Table::new();
             put(&mut alone, key, value.clone());
-            alone.try_into::<Config>().map(|_| ())
+            alone.try_into::<C>().map(|_| ())
         };
         let value = match (fits(&string), typed) {
             (Ok(()), _) => string,
             (Err(_), Some(typed)) if fits(&typed).is_ok() => typed,
-            (Err(error), _) => {
+            (Err(error), typed) => {
+                // A list is wrong for what is in it, not for being no text.
+                let list = typed.filter(Value::is_array).and_then(|list| fits(&list).err());
+                let error = list.unwrap_or(error);
                 return Err(LoadError::Value {
                     origin: origin.to_owned(),
                     problem: problem(&error),
@@ -125,11 +144,20 @@ impl Layers {
         Ok(())
     }
 
+    /// Lays a list over what is there.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn list(&mut self, key: &str, items: &[String], origin: &str) -> Result<(), LoadError> {
+        let value = Value::Array(items.iter().cloned().map(Value::String).collect());
+        self.text(key, &value.to_string(), origin)
+    }
+
     /// The configuration that results.
     ///
     /// # Panics
     /// Never: every value was checked as it was laid.
-    pub fn config(&self) -> Config {
+    pub fn config(&self) -> C {
         self.values
             .clone()
             .try_into()
@@ -214,3 +242,6 @@ fn key_at(text: &str, line: usize) -> String {
         None => format!("{}: ", key.trim()),
     }
 }
+
+#[cfg(test)]
+mod tests;

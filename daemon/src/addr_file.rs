@@ -1,0 +1,55 @@
+//! `--addr-file`: where a program that was told port 0 says where it really listens.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use serde::Serialize;
+
+/// Removes what an earlier run left: whoever waits for the file must not find that.
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub fn forget(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot replace --addr-file {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the addresses as one line of JSON; beside and renamed, so that a reader sees nothing or all of it.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(path: &Path, addresses: &impl Serialize) -> anyhow::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    let text = serde_json::to_string(addresses)? + "\n";
+    std::fs::write(&new, text)
+        .and_then(|()| std::fs::rename(&new, path))
+        .with_context(|| format!("cannot write --addr-file {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_replaced_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("addr.json");
+        forget(&path).unwrap();
+        write(&path, &[1]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "[1]\n");
+        forget(&path).unwrap();
+        assert!(!path.exists());
+        let nowhere = folder.path().join("none/addr.json");
+        let error = write(&nowhere, &[1]).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write --addr-file "), "{error}");
+    }
+}

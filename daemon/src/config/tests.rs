@@ -1,0 +1,123 @@
+use std::{net::SocketAddr, time::Duration};
+
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Kettle {
+    names: Vec<u16>,
+    lid: bool,
+    heat: Heat,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Heat {
+    listen: SocketAddr,
+    #[serde(with = "humantime_serde")]
+    time: Duration,
+}
+
+impl Default for Kettle {
+    fn default() -> Self {
+        let heat = Heat::default();
+        Self {
+            names: vec![1],
+            lid: true,
+            heat,
+        }
+    }
+}
+
+impl Default for Heat {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 1)),
+            time: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Configuration for Kettle {
+    const PREFIX: &str = "KETTLE__";
+}
+
+fn load(text: &str) -> Result<Layers<Kettle>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("k.toml");
+    fs::write(&path, text).unwrap();
+    let mut layers = Layers::default();
+    match layers.file(&path) {
+        Ok(()) => Ok(layers),
+        Err(error) => Err(error
+            .to_string()
+            .replace(&folder.path().display().to_string(), "DIR")),
+    }
+}
+
+#[test]
+fn an_error_in_a_file_names_file_line_and_key_and_gives_an_example() {
+    for (text, expected) in [
+        (
+            "\n[heat]\nlidd = 1\n",
+            "DIR/k.toml:3: heat.lidd: unknown field `lidd`",
+        ),
+        ("[heat\n", "DIR/k.toml:1: "),
+        ("lid = 3\n", "DIR/k.toml:1: lid: "),
+    ] {
+        let error = load(text).unwrap_err();
+        assert!(error.starts_with(expected), "{error}");
+    }
+    for (text, example) in [
+        ("[heat]\ntime = 5\n", " such as \"5s\""),
+        (
+            "[heat]\nlisten = \"here\"\n",
+            ", write it as HOST:PORT such as \"127.0.0.1:8080\"",
+        ),
+    ] {
+        let error = load(text).unwrap_err();
+        assert!(error.ends_with(example), "{error}");
+    }
+}
+
+#[test]
+fn a_variable_is_read_as_what_its_key_takes() {
+    let mut layers = load("lid = true\n[heat]\ntime = \"2s\"\n").unwrap();
+    let variables = [
+        ("KETTLE__LID", "false"),
+        ("KETTLE__HEAT__TIME", "3s"),
+        ("KETTLE__NAMES", "[2, 3]"),
+        ("KETTLE_LID", "not ours"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    layers.environment(variables.into_iter()).unwrap();
+    let config = layers.config();
+    assert_eq!(
+        (config.names, config.lid, config.heat.time),
+        (vec![2, 3], false, Duration::from_secs(3))
+    );
+    let shown = layers.show();
+    for line in [
+        "lid = false  # environment KETTLE__LID\n",
+        "heat.listen = \"127.0.0.1:1\"  # default\n",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
+}
+
+#[test]
+fn a_wrong_variable_or_flag_is_named_with_what_is_wrong_in_it() {
+    let mut layers = Layers::<Kettle>::default();
+    let mut wrong = |key: &str, text: &str| layers.text(key, text, "--flag").unwrap_err().to_string();
+    assert!(
+        wrong("lidd", "true").starts_with("--flag: unknown field `lidd`"),
+        "{}",
+        wrong("lidd", "true")
+    );
+    let list = wrong("names", "[1, 70000]");
+    assert!(list.contains("70000"), "{list}");
+    assert_eq!(layers.config(), Kettle::default());
+    layers.list("names", &["7".to_owned()], "--name").unwrap_err();
+}

@@ -1,0 +1,61 @@
+//! How a program ends: what it says, and its exit code.
+
+use std::{
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+/// Exit code of what was tried and failed.
+pub const FAILED: u8 = 1;
+
+/// Exit code of a usage or configuration error.
+pub const USAGE: u8 = 2;
+
+/// Says on stderr why `program` fails, and returns the exit code.
+pub fn failure(program: &str, error: &anyhow::Error, code: u8) -> ExitCode {
+    tell(format_args!("{program}: {}", causes(error)));
+    ExitCode::from(code)
+}
+
+/// An error with what led to it, each once: many of our errors name their cause themselves.
+pub fn causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// Writes a line to stderr. A reader that has gone away is its own affair.
+pub fn tell(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Writes to stdout, which is all `program` was asked for. A reader that has gone away has had enough.
+pub fn print(program: &str, text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let error = anyhow::Error::from(error).context("cannot write to standard output");
+            failure(program, &error, FAILED)
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn each_cause_is_told_once() {
+        let error = anyhow!("no space")
+            .context("disk: no space")
+            .context("cannot write");
+        assert_eq!(causes(&error), "cannot write: disk: no space");
+    }
+}
