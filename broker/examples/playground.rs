@@ -1,10 +1,11 @@
 //! A broker to play with: `reg/query/<id>` is answered on `reg/resp/<id>`, other control-plane messages are retained
 //! when they ask for it. `cargo run -p homeport-broker --example playground -- 127.0.0.1:1883`
 
-use std::{collections::BTreeMap, error::Error, sync::Arc};
+use std::{collections::BTreeMap, error::Error, net::SocketAddr, sync::Arc};
 
 use homeport_broker::{
-    Action, Broker, Client, Config, Decision, Departure, Hook, Message, Refusal, topic_matches,
+    Action, Admission, Broker, Client, Config, Decision, Departure, Grant, Hook, Message, Permissions,
+    topic_matches,
 };
 use parking_lot::Mutex;
 
@@ -13,18 +14,22 @@ struct Playground {
     retained: Mutex<BTreeMap<String, Message>>,
 }
 
+struct Everything;
+
+impl Permissions for Everything {
+    fn allow(&self, _: &Client, _: Action<'_>) -> bool {
+        true
+    }
+}
+
 impl Hook for Playground {
-    fn admit(&self, _: &Client) -> Result<(), Refusal> {
-        Ok(())
+    fn admit(&self, _: &Client) -> Admission {
+        Admission::Accept(Grant::new(Arc::new(Everything)))
     }
 
     fn connected(&self, _: &Client) {}
 
     fn disconnected(&self, _: &Client, _: Departure) {}
-
-    fn authorize(&self, _: &Client, _: Action<'_>) -> bool {
-        true
-    }
 
     fn publish(&self, _: &Client, message: &Message) -> Decision {
         if let Some(id) = message.topic.strip_prefix("reg/query/") {
@@ -58,12 +63,12 @@ impl Hook for Playground {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let listen = std::env::args()
+    let listen: SocketAddr = std::env::args()
         .nth(1)
         .unwrap_or_else(|| "127.0.0.1:0".to_owned())
         .parse()?;
     let config = Config {
-        listen: vec![listen],
+        listen: vec![listen.into()],
         ..Config::default()
     };
     let broker = Broker::bind(config, Arc::new(Playground::default())).await?;

@@ -57,19 +57,19 @@ impl Broker {
         let listeners = config
             .listen
             .iter()
-            .map(|address| listener::bind(*address))
+            .map(|listen| listener::bind(listen.address))
             .collect::<Result<Vec<_>, _>>()?;
         let mut addresses = Vec::with_capacity(listeners.len());
-        for (listener, address) in listeners.iter().zip(&config.listen) {
+        for (listener, listen) in listeners.iter().zip(&config.listen) {
             let real = listener.local_addr();
             addresses.push(real.map_err(|source| BindError::Listen {
-                address: *address,
+                address: listen.address,
                 source,
             })?);
         }
         let state = Arc::new(State::new(config, hook));
-        for listener in listeners {
-            tokio::spawn(listener::accept(Arc::clone(&state), listener));
+        for (listener, listen) in listeners.into_iter().zip(&state.config.listen) {
+            tokio::spawn(listener::accept(Arc::clone(&state), listener, listen.tls.clone()));
         }
         tokio::spawn(listener::keep_house(Arc::clone(&state)));
         Ok(Self { addresses, state })

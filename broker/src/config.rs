@@ -1,10 +1,30 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::ServerConfig;
+use tokio::sync::watch;
+
+/// One address to listen on.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// The address; port 0 picks a free one.
+    pub address: SocketAddr,
+    /// Speaks TLS only, as this says when a client connects; plaintext MQTT without. A new value is for connections accepted
+    /// from then on and leaves others alone.
+    pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+}
+
+impl From<SocketAddr> for Listen {
+    /// In plaintext.
+    fn from(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
+}
 
 /// What a broker listens on and what it tolerates. Every limit has a metric that counts what it turned away.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen; port 0 picks a free one.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen.
+    pub listen: Vec<Listen>,
     /// Connections at one time; one more is refused with 0x97 (3.1.1: code 3).
     pub max_connections: usize,
     /// The largest packet accepted, in bytes; a larger one ends its connection with 0x95.
@@ -12,7 +32,9 @@ pub struct Config {
     /// The largest CONNECT accepted, in bytes: what a client that nobody knows yet may have the broker hold. A larger one is
     /// refused with 0x95.
     pub max_connect_size: u32,
-    /// From accept to a whole CONNECT.
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From then, or from accept in plaintext, to a CONNECT that is whole and decided about.
     pub connect_timeout: Duration,
     /// Silence allowed to a client with keep-alive 0.
     pub idle_timeout: Duration,
@@ -44,10 +66,11 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
             max_connections: 100_000,
             max_packet_size: 256 * 1024,
             max_connect_size: 32 * 1024,
+            handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(3600),
             max_subscriptions: 128,

@@ -20,14 +20,20 @@ use std::{
 
 use futures_util::FutureExt;
 use rmqtt_codec::v5::DisconnectReasonCode;
-use tokio::time::{Instant, Sleep, sleep};
+use rustls::ServerConfig;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep, sleep},
+};
 
 use crate::{
+    Permissions,
     mailbox::End,
     message::Will,
     registry::Peer,
     sessions::Session,
     state::State,
+    tls::{self, Chain},
     wire::{
         DecodeFailure, Wire,
         frame::{self, Frame, HeaderError, Phase},
@@ -39,9 +45,46 @@ use socket::{Socket, Stream};
 /// Output that may wait to be written before nothing more is added.
 const OUTPUT_FULL: usize = 64 * 1024;
 
+/// Where a connection comes from.
+pub(crate) struct Origin {
+    address: SocketAddr,
+    encrypted: bool,
+    certificates: Chain,
+}
+
+impl From<SocketAddr> for Origin {
+    /// In plaintext.
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            encrypted: false,
+            certificates: Chain::new(),
+        }
+    }
+}
+
+/// Shakes hands with a client, and serves it until it is gone.
+pub(crate) async fn serve_tls(
+    state: Arc<State>,
+    config: Arc<ServerConfig>,
+    stream: TcpStream,
+    address: SocketAddr,
+) {
+    let Some((stream, certificates)) = Box::pin(tls::accept(&state, config, stream)).await else {
+        return;
+    };
+    let origin = Origin {
+        address,
+        encrypted: true,
+        certificates,
+    };
+    serve(state, stream, origin).await;
+}
+
 /// Serves one client until it is gone.
-pub(crate) async fn serve<S: Stream>(state: Arc<State>, stream: S, address: SocketAddr) {
-    let accepted = AssertUnwindSafe(handshake::accept(&state, stream, address)).catch_unwind();
+pub(crate) async fn serve<S: Stream>(state: Arc<State>, stream: S, origin: Origin) {
+    let address = origin.address;
+    let accepted = AssertUnwindSafe(handshake::accept(&state, stream, origin)).catch_unwind();
     let mut connection = match Box::pin(accepted).await {
         Ok(Some(connection)) => connection,
         Ok(None) => return,
@@ -64,6 +107,7 @@ struct Connection<S> {
     socket: Socket<S>,
     wire: Wire,
     peer: Arc<Peer>,
+    permissions: Arc<dyn Permissions>,
     session: Session,
     /// How long the session outlives this connection, in seconds.
     expiry: u32,

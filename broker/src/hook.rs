@@ -1,8 +1,9 @@
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use protocol::Endpoint;
+use rustls_pki_types::CertificateDer;
 
 /// The MQTT quality of service of one message or subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,9 +35,9 @@ pub struct Message {
 }
 
 /// Who is at the other end of a connection, as it said in CONNECT.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
-    /// The client id; the broker has assigned one where the client sent none.
+    /// The client id, behind the namespace it was granted if any; the broker has assigned one where the client sent none.
     pub id: String,
     /// Its address.
     pub peer: SocketAddr,
@@ -46,11 +47,29 @@ pub struct Client {
     pub username: Option<String>,
     /// The password, for [`Hook::admit`] only; it is forgotten after that.
     pub password: Option<Bytes>,
+    /// Whether the connection is encrypted.
+    pub encrypted: bool,
+    /// The chain a TLS client presented, leaf first, for [`Hook::admit`] only. That it holds the leaf's key is proven; who
+    /// issued it, whether it is valid and what it may do is for the hook to check.
+    pub certificates: Vec<CertificateDer<'static>>,
     /// MQTT 5 User Properties of CONNECT.
     pub user_properties: Vec<(String, String)>,
     /// Names this connection among all of this process, so a taken-over session's goodbye is told from its
     /// successor's.
     pub serial: u64,
+}
+
+impl fmt::Debug for Client {
+    /// Leaves out what is nobody's business in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("id", &self.id)
+            .field("peer", &self.peer)
+            .field("v5", &self.v5)
+            .field("encrypted", &self.encrypted)
+            .field("serial", &self.serial)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a client wants to do; the listener asks before it does anything about it.
@@ -62,6 +81,42 @@ pub enum Action<'a> {
     Subscribe(&'a str),
 }
 
+/// What becomes of a client's wish to connect.
+pub enum Admission {
+    /// It is let in.
+    Accept(Grant),
+    /// It is not, and told why.
+    Refuse(Refusal),
+    /// Decided later, within the time a client has for its CONNECT.
+    Wait(BoxFuture<'static, Admission>),
+}
+
+/// What a client that is let in gets.
+#[derive(Clone)]
+pub struct Grant {
+    /// What it may do: asked for each publish, subscription and will.
+    pub permissions: Arc<dyn Permissions>,
+    /// Put before its client id (`<namespace>/<client id>`), so that clients of different kinds never share one. Whoever
+    /// is let in without may not have an id that begins with a namespace: that is for the hook to see to.
+    pub namespace: Option<String>,
+}
+
+impl Grant {
+    /// Lets a client in under its own id.
+    pub fn new(permissions: Arc<dyn Permissions>) -> Self {
+        Self {
+            permissions,
+            namespace: None,
+        }
+    }
+}
+
+/// What a client may do, for as long as it is connected; must not block.
+pub trait Permissions: Send + Sync {
+    /// Whether it may do this. The client's password and certificates are forgotten by now.
+    fn allow(&self, client: &Client, action: Action<'_>) -> bool;
+}
+
 /// Why a connection is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -71,6 +126,8 @@ pub enum Refusal {
     ServerMoved(Option<Endpoint>),
     /// Try again later: 3.1.1 code 3, MQTT 5 0x88, with a Reason String.
     Unavailable(String),
+    /// It tries too often: 3.1.1 code 3, MQTT 5 0x9F, with a Reason String.
+    TooOften(String),
 }
 
 /// Why a connected client is disconnected by the server.
@@ -116,20 +173,15 @@ pub enum Decision {
 ///
 /// Every method runs on the connection's own task, or under nothing at all; none may block.
 pub trait Hook: Send + Sync + 'static {
-    /// Whether a client may connect. Called after CONNECT is validated and before an older session is taken over.
-    ///
-    /// # Errors
-    /// The refusal to send.
-    fn admit(&self, client: &Client) -> Result<(), Refusal>;
+    /// Whether a client may connect, and what it may do then. Called after CONNECT is validated and before an older
+    /// session is taken over.
+    fn admit(&self, client: &Client) -> Admission;
 
     /// The client has its CONNACK.
     fn connected(&self, client: &Client);
 
     /// The client is gone; called exactly once for each [`Hook::connected`].
     fn disconnected(&self, client: &Client, departure: Departure);
-
-    /// Whether a client may do this.
-    fn authorize(&self, client: &Client, action: Action<'_>) -> bool;
 
     /// A control-plane message a client published, or its last will.
     fn publish(&self, client: &Client, message: &Message) -> Decision;

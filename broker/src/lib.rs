@@ -29,10 +29,13 @@ mod sessions;
 mod sharded;
 mod state;
 mod sys;
+mod tls;
 mod topic;
 mod wire;
 
 pub use broker::{BindError, Broker, Handle, Shutdown};
-pub use config::Config;
-pub use hook::{Action, Client, Decision, Departure, Hook, Kick, Message, QoS, Refusal};
-pub use topic::matches as topic_matches;
+pub use config::{Config, Listen};
+pub use hook::{
+    Action, Admission, Client, Decision, Departure, Grant, Hook, Kick, Message, Permissions, QoS, Refusal,
+};
+pub use topic::{covers as topic_covers, matches as topic_matches};

@@ -7,8 +7,10 @@ use std::{
     time::Duration,
 };
 
+use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpSocket},
+    sync::watch,
     time::{Instant, MissedTickBehavior, interval},
 };
 
@@ -46,7 +48,11 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
 }
 
 /// Accepts connections until the broker closes.
-pub(crate) async fn accept(state: Arc<State>, listener: TcpListener) {
+pub(crate) async fn accept(
+    state: Arc<State>,
+    listener: TcpListener,
+    tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+) {
     let mut rest = REST;
     let mut closed = pin!(state.closing.cancelled());
     loop {
@@ -69,10 +75,16 @@ pub(crate) async fn accept(state: Arc<State>, listener: TcpListener) {
                     continue;
                 }
                 let task = Arc::clone(&state);
-                state.tasks.spawn(async move {
-                    let _socket = socket;
-                    connection::serve(task, stream, address).await;
-                });
+                match tls.as_ref().map(|tls| Arc::clone(&tls.borrow())) {
+                    None => state.tasks.spawn(async move {
+                        let _socket = socket;
+                        connection::serve(task, stream, address.into()).await;
+                    }),
+                    Some(tls) => state.tasks.spawn(async move {
+                        let _socket = socket;
+                        connection::serve_tls(task, tls, stream, address).await;
+                    }),
+                };
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");

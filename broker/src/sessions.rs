@@ -270,6 +270,8 @@ mod tests {
             username: None,
             password: None,
             user_properties: Vec::new(),
+            encrypted: false,
+            certificates: Vec::new(),
             serial: 1,
         };
         let publication = Publication {

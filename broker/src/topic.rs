@@ -101,6 +101,35 @@ pub fn matches(name: &str, filter: &str) -> bool {
     levels.next().is_none()
 }
 
+/// The filter behind the `$share/<group>/` of a shared subscription; any other filter as it is.
+pub(crate) fn unshared(filter: &str) -> &str {
+    filter
+        .strip_prefix("$share/")
+        .and_then(|rest| rest.split_once('/'))
+        .map_or(filter, |(_, filter)| filter)
+}
+
+/// Whether a valid pattern covers a valid filter: every topic that `filter` matches is matched by `pattern`.
+pub fn covers(pattern: &str, filter: &str) -> bool {
+    let wild = |text: &str| text.starts_with(['+', '#']);
+    if wild(pattern) && filter.starts_with('$') {
+        return false;
+    }
+    // Every name has a level, so at the beginning `#` is no more than `+/#`.
+    let filter = if filter == "#" { "+/#" } else { filter };
+    let mut levels = filter.split('/');
+    for allowed in pattern.split('/') {
+        if allowed == "#" {
+            return true;
+        }
+        match levels.next() {
+            Some(level) if level != "#" && (allowed == "+" || allowed == level) => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -126,6 +155,39 @@ mod tests {
             ("a", "a/b", false),
         ] {
             assert_eq!(matches(name, filter), expected, "{name} {filter}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_covers_what_is_within_it() {
+        for (pattern, filter, expected) in [
+            ("data/d1/#", "data/d1/#", true),
+            ("data/d1/#", "data/d1", true),
+            ("data/d1/#", "data/d1/+/x", true),
+            ("data/d1/#", "data/#", false),
+            ("data/d1/#", "data/+/x", false),
+            ("data/d1/#", "+/d1/x", false),
+            ("data/+/x", "data/d1/#", false),
+            ("data/+", "data/#", false),
+            ("+/#", "#", true),
+            ("#", "$SYS/x", false),
+            ("$SYS/#", "$SYS/+", true),
+            ("$SYS/#", "#", false),
+        ] {
+            assert_eq!(covers(pattern, filter), expected, "{pattern} {filter}");
+        }
+    }
+
+    #[test]
+    fn a_shared_subscription_is_asked_about_as_its_filter() {
+        for (filter, expected) in [
+            ("$share/g/data/#", "data/#"),
+            ("$share/g/$share/h/x", "$share/h/x"),
+            ("$share/g", "$share/g"),
+            ("$shared/g/x", "$shared/g/x"),
+            ("data/#", "data/#"),
+        ] {
+            assert_eq!(unshared(filter), expected);
         }
     }
 
@@ -180,10 +242,36 @@ mod tests {
             }
         }
 
+        /// Against every name of up to five levels of these; `z` stands for all levels neither side names.
+        #[test]
+        fn covering_agrees_with_brute_force(
+            pattern in "[ab$+]?(/[ab+]?){0,3}(/#)?|#", filter in "[ab$+]?(/[ab+]?){0,3}(/#)?|#",
+        ) {
+            prop_assume!(valid_filter(&pattern, 9) && valid_filter(&filter, 9));
+            let mut names = vec![String::new()];
+            let mut covered = true;
+            for level in 0..5 {
+                names = names
+                    .iter()
+                    .flat_map(|name| {
+                        ["", "a", "b", "$", "z"].map(|next| match level {
+                            0 => next.to_owned(),
+                            _ => format!("{name}/{next}"),
+                        })
+                    })
+                    .collect();
+                covered &= names
+                    .iter()
+                    .filter(|name| !name.is_empty() && matches(name, &filter))
+                    .all(|name| matches(name, &pattern));
+            }
+            prop_assert_eq!(covers(&pattern, &filter), covered, "{} {}", pattern, filter);
+        }
+
         #[test]
         fn nothing_panics(name in ".{0,40}", filter in ".{0,40}") {
             let _ = (plane(&name), planes(&filter), stem(&name), valid_name(&name, 8), valid_filter(&filter, 8));
-            let _ = (matches(&name, &filter), literal_prefix(&filter));
+            let _ = (matches(&name, &filter), covers(&name, &filter), literal_prefix(&filter), unshared(&filter));
         }
     }
 }

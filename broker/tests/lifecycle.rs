@@ -13,7 +13,7 @@ async fn an_address_in_use_is_an_error_and_port_0_is_resolved() {
     let bench = Bench::start().await;
     assert_ne!(bench.address.port(), 0);
     let config = Config {
-        listen: vec![bench.address],
+        listen: vec![bench.address.into()],
         ..Config::default()
     };
     match Broker::bind(config, Arc::new(TestHook::default())).await {
@@ -29,7 +29,9 @@ async fn an_address_in_use_is_an_error_and_port_0_is_resolved() {
         Err(BindError::NoAddress)
     ));
     let both = Config {
-        listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
+        listen: ["127.0.0.1:0", "[::1]:0"]
+            .map(|address| address.parse::<std::net::SocketAddr>().unwrap().into())
+            .into(),
         ..Config::default()
     };
     let broker = Broker::bind(both, Arc::new(TestHook::default())).await.unwrap();

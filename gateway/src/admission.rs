@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use broker::{Action, Client, Decision, Departure, Hook, Message, QoS, Refusal};
+use broker::{Action, Client, Decision, Departure, Grant, Hook, Message, Permissions, QoS, Refusal};
 use protocol::{
     DeviceId, Topic, is_control_plane,
     message::{Event, Message as _, Migrate, MoveStatus},
@@ -13,12 +13,32 @@ use crate::{clock, presence::epoch_of, state::State};
 /// The broker's hook.
 pub struct Admission {
     state: Arc<State>,
+    open: Arc<dyn Permissions>,
+}
+
+/// What anyone may do where nobody says who they are: everything but speak on the control plane, other than about a move.
+struct Open(Arc<State>);
+
+impl Permissions for Open {
+    fn allow(&self, _client: &Client, action: Action<'_>) -> bool {
+        match action {
+            Action::Publish(topic) if is_control_plane(topic) => {
+                let allowed = matches!(Topic::parse(topic), Ok(Topic::MoveStatus(_)));
+                if !allowed {
+                    self.0.metrics.refused.inc();
+                }
+                allowed
+            }
+            Action::Publish(_) | Action::Subscribe(_) => true,
+        }
+    }
 }
 
 impl Admission {
     /// Answers from this state.
     pub fn new(state: Arc<State>) -> Self {
-        Self { state }
+        let open = Arc::new(Open(Arc::clone(&state)));
+        Self { state, open }
     }
 
     fn reported(&self, device: DeviceId, payload: &[u8]) -> Decision {
@@ -42,9 +62,9 @@ impl Admission {
 }
 
 impl Hook for Admission {
-    fn admit(&self, client: &Client) -> Result<(), Refusal> {
+    fn admit(&self, client: &Client) -> broker::Admission {
         let rejection = match self.state.notices.read().admit(&client.id, clock::now()) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return broker::Admission::Accept(Grant::new(Arc::clone(&self.open))),
             Err(rejection) => rejection,
         };
         self.state.metrics.rejected.inc();
@@ -55,7 +75,7 @@ impl Hook for Admission {
                 epoch: rejection.epoch,
             });
         }
-        Err(Refusal::ServerMoved(rejection.server))
+        broker::Admission::Refuse(Refusal::ServerMoved(rejection.server))
     }
 
     fn connected(&self, client: &Client) {
@@ -68,19 +88,6 @@ impl Hook for Admission {
     fn disconnected(&self, client: &Client, _departure: Departure) {
         if let Ok(device) = client.id.parse() {
             self.state.left(device, client.serial);
-        }
-    }
-
-    fn authorize(&self, _client: &Client, action: Action<'_>) -> bool {
-        match action {
-            Action::Publish(topic) if is_control_plane(topic) => {
-                let allowed = matches!(Topic::parse(topic), Ok(Topic::MoveStatus(_)));
-                if !allowed {
-                    self.state.metrics.refused.inc();
-                }
-                allowed
-            }
-            Action::Publish(_) | Action::Subscribe(_) => true,
         }
     }
 

@@ -349,7 +349,7 @@ impl Config {
     /// The broker's share.
     pub fn broker(&self) -> broker::Config {
         broker::Config {
-            listen: vec![self.mqtt.listen],
+            listen: vec![self.mqtt.listen.into()],
             max_connections: self.mqtt.max_connections,
             max_packet_size: self.mqtt.max_packet_size,
             max_connect_size: self.mqtt.max_connect_size,
@@ -365,6 +365,7 @@ impl Config {
             max_retained_bytes: self.mqtt.max_retained_bytes,
             max_log_bytes: self.mqtt.max_log_bytes,
             linger: self.mqtt.linger,
+            ..broker::Config::default()
         }
     }
 

@@ -12,7 +12,9 @@ mod topics;
 
 use std::{sync::Arc, time::Duration};
 
-use broker::{Action, Client, Decision, Departure, Hook, Message, QoS, Refusal};
+use broker::{
+    Action, Admission, Client, Decision, Departure, Grant, Hook, Message, Permissions, QoS, Refusal,
+};
 use protocol::{
     DeviceId, GatewayId, Topic,
     message::{Events, GatewayStatus, Message as _},
@@ -48,6 +50,7 @@ pub struct Bootstrap {
     control: mpsc::Sender<control::Event>,
     metrics: Metrics,
     links: Links,
+    open: Arc<dyn Permissions>,
 }
 
 impl Bootstrap {
@@ -66,6 +69,7 @@ impl Bootstrap {
             control,
             metrics,
             links: Links::default(),
+            open: Arc::new(Open),
         }
     }
 
@@ -116,13 +120,32 @@ impl Bootstrap {
     }
 }
 
+/// What anyone may do where nobody says who they are: ask about any device, read everything; a gateway, also report.
+struct Open;
+
+impl Permissions for Open {
+    fn allow(&self, client: &Client, action: Action<'_>) -> bool {
+        match action {
+            Action::Publish(topic) if topics::query(topic).is_some() => true,
+            Action::Publish(topic) => match Topic::parse(topic) {
+                Ok(Topic::GatewayStatus(id) | Topic::GatewayEvents(id)) => Links::is_link(client, &id),
+                _ => false,
+            },
+            Action::Subscribe(filter) => topics::is_served(filter),
+        }
+    }
+}
+
 impl Hook for Bootstrap {
-    fn admit(&self, client: &Client) -> Result<(), Refusal> {
-        self.links.admit(client).map_err(|reason| {
-            tracing::warn!(client = %client.id, peer = %client.peer, reason, "gateway refused");
-            self.metrics.refused_because("link");
-            Refusal::NotAuthorized(reason)
-        })
+    fn admit(&self, client: &Client) -> Admission {
+        match self.links.admit(client) {
+            Ok(()) => Admission::Accept(Grant::new(Arc::clone(&self.open))),
+            Err(reason) => {
+                tracing::warn!(client = %client.id, peer = %client.peer, reason, "gateway refused");
+                self.metrics.refused_because("link");
+                Admission::Refuse(Refusal::NotAuthorized(reason))
+            }
+        }
     }
 
     fn connected(&self, client: &Client) {
@@ -132,17 +155,6 @@ impl Hook for Bootstrap {
     fn disconnected(&self, client: &Client, departure: Departure) {
         if self.links.disconnected(client) {
             tracing::info!(client = %client.id, peer = %client.peer, ?departure, "gateway's link is gone");
-        }
-    }
-
-    fn authorize(&self, client: &Client, action: Action<'_>) -> bool {
-        match action {
-            Action::Publish(topic) if topics::query(topic).is_some() => true,
-            Action::Publish(topic) => match Topic::parse(topic) {
-                Ok(Topic::GatewayStatus(id) | Topic::GatewayEvents(id)) => Links::is_link(client, &id),
-                _ => false,
-            },
-            Action::Subscribe(filter) => topics::is_served(filter),
         }
     }
 

@@ -324,7 +324,7 @@ impl Config {
     /// The broker's part.
     pub fn broker(&self) -> broker::Config {
         broker::Config {
-            listen: vec![self.mqtt.listen],
+            listen: vec![self.mqtt.listen.into()],
             max_connections: self.mqtt.max_connections,
             max_packet_size: self.mqtt.max_packet_size,
             max_connect_size: self.mqtt.max_connect_size,

@@ -1,18 +1,18 @@
 //! From the first byte to the CONNACK.
 
-use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytestring::ByteString;
 use rmqtt_codec::{v3::ConnectAckReason as V3Reason, v5::ConnectAckReason as V5Reason};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Connection,
+    Connection, Origin,
     socket::{Socket, Stream},
     timer,
 };
 use crate::{
-    Action, Client,
+    Action, Admission, Client, Grant, Permissions, Refusal,
     mailbox::End,
     registry::Peer,
     sessions::{Session, Stored},
@@ -29,12 +29,13 @@ use crate::{
 pub(super) async fn accept<S: Stream>(
     state: &Arc<State>,
     stream: S,
-    address: SocketAddr,
+    origin: Origin,
 ) -> Option<Connection<S>> {
+    let address = origin.address;
     let mut socket = Socket::new(stream);
     let admitted = async {
         let (wire, connect) = read(state, &mut socket).await?;
-        admit(state, wire, connect, address).await
+        admit(state, wire, connect, origin).await
     };
     let outcome = tokio::select! {
         biased;
@@ -74,6 +75,7 @@ fn cause(reason: V5Reason) -> &'static str {
         V5Reason::NotAuthorized => "not_authorized",
         V5Reason::ServerMoved => "server_moved",
         V5Reason::ServerUnavailable => "unavailable",
+        V5Reason::ConnectionRateExceeded => "too_often",
         V5Reason::PacketTooLarge => "packet_too_large",
         V5Reason::TopicNameInvalid => "topic",
         V5Reason::BadAuthenticationMethod => "authentication_method",
@@ -118,6 +120,7 @@ struct Admitted {
     connect: Connect,
     assigned: Option<ByteString>,
     peer: Arc<Peer>,
+    permissions: Arc<dyn Permissions>,
     session: Session,
     session_present: bool,
 }
@@ -126,7 +129,7 @@ async fn admit(
     state: &Arc<State>,
     wire: Wire,
     mut connect: Connect,
-    address: SocketAddr,
+    origin: Origin,
 ) -> Result<Admitted, ConnectError> {
     if connect.extended_authentication {
         return Err(rejected(
@@ -158,39 +161,46 @@ async fn admit(
         .is_empty()
         .then(|| ByteString::from(state.assigned_id(serial)));
     let client_id = assigned.as_ref().unwrap_or(&connect.client_id).to_string();
-    let full = state.registry.len() >= state.config.max_connections;
-    if full && state.registry.get(&client_id).is_none() {
-        return Err(rejected(
-            wire,
-            V3Reason::ServiceUnavailable,
-            V5Reason::QuotaExceeded,
-        ));
+    // Before the hook spends anything on it, too.
+    if no_place(state, &client_id) {
+        return Err(full(wire));
     }
     let text = |(name, value): (ByteString, ByteString)| (name.to_string(), value.to_string());
     let mut client = Client {
         id: client_id,
-        peer: address,
+        peer: origin.address,
         v5: wire.is_v5(),
         username: connect.username.take().map(|name| name.to_string()),
         password: connect.password.take(),
+        encrypted: origin.encrypted,
+        certificates: origin.certificates,
         user_properties: std::mem::take(&mut connect.user_properties)
             .into_iter()
             .map(text)
             .collect(),
         serial,
     };
-    if let Err(refusal) = state.hook.admit(&client) {
-        return Err(ConnectError::Rejected(wire, refusal.into()));
+    let Grant {
+        permissions,
+        namespace,
+    } = match granted(state, &client).await {
+        Ok(grant) => grant,
+        Err(refusal) => return Err(ConnectError::Rejected(wire, refusal.into())),
+    };
+    // Nobody needs them any more.
+    client.password = None;
+    client.certificates = Vec::new();
+    if let Some(namespace) = namespace {
+        client.id = format!("{namespace}/{}", client.id);
+    }
+    if no_place(state, &client.id) {
+        return Err(full(wire));
     }
     if let Some(will) = &connect.will
-        && !state
-            .hook
-            .authorize(&client, Action::Publish(&will.publication.topic))
+        && !permissions.allow(&client, Action::Publish(&will.publication.topic))
     {
         return Err(rejected(wire, V3Reason::NotAuthorized, V5Reason::NotAuthorized));
     }
-    // Nobody needs it any more.
-    client.password = None;
     let peer = Arc::new(Peer::new(client));
     register(state, &peer).await;
     let (session, session_present) = resume(state, &peer, connect.clean);
@@ -200,9 +210,30 @@ async fn admit(
         connect,
         assigned,
         peer,
+        permissions,
         session,
         session_present,
     })
+}
+
+async fn granted(state: &State, client: &Client) -> Result<Grant, Refusal> {
+    let mut admission = state.hook.admit(client);
+    loop {
+        match admission {
+            Admission::Accept(grant) => return Ok(grant),
+            Admission::Refuse(refusal) => return Err(refusal),
+            Admission::Wait(later) => admission = later.await,
+        }
+    }
+}
+
+/// Whether there is no place for one more, and this id has none to take over.
+fn no_place(state: &State, client_id: &str) -> bool {
+    state.registry.len() >= state.config.max_connections && state.registry.get(client_id).is_none()
+}
+
+fn full(wire: Wire) -> ConnectError {
+    rejected(wire, V3Reason::ServiceUnavailable, V5Reason::QuotaExceeded)
 }
 
 /// Puts the client into the registry once an older connection of its id is gone.
@@ -243,6 +274,7 @@ impl Admitted {
             connect,
             assigned,
             peer,
+            permissions,
             mut session,
             session_present,
         } = self;
@@ -267,6 +299,7 @@ impl Admitted {
             socket,
             wire,
             peer,
+            permissions,
             session,
             expiry: connect.expiry,
             window: usize::from(connect.receive_max.min(config.max_inflight).max(1)),

@@ -84,7 +84,7 @@ impl<S: Stream> Connection<S> {
         }
         let publication = Publication::received(*publish, self.session.mailbox.number);
         let action = Action::Publish(&publication.topic);
-        let taken = self.state.hook.authorize(&self.peer.client, action)
+        let taken = self.permissions.allow(&self.peer.client, action)
             && match topic::plane(&publication.topic) {
                 Plane::Control => self.publish_control(publication).await?,
                 Plane::System => false,

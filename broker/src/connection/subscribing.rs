@@ -52,11 +52,8 @@ impl<S: Stream> Connection<S> {
         if full && !subscriptions.iter().any(|(known, _)| **known == *filter) {
             return Err(SubscribeAckReason::QuotaExceeded);
         }
-        if !self
-            .state
-            .hook
-            .authorize(&self.peer.client, Action::Subscribe(filter))
-        {
+        let action = Action::Subscribe(topic::unshared(filter));
+        if !self.permissions.allow(&self.peer.client, action) {
             return Err(SubscribeAckReason::NotAuthorized);
         }
         Ok(())

@@ -90,6 +90,10 @@ impl From<Refusal> for Rejection {
                 text: Some(text),
                 ..Self::new(V3Reason::ServiceUnavailable, V5Reason::ServerUnavailable)
             },
+            Refusal::TooOften(text) => Self {
+                text: Some(text),
+                ..Self::new(V3Reason::ServiceUnavailable, V5Reason::ConnectionRateExceeded)
+            },
         }
     }
 }

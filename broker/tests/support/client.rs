@@ -9,7 +9,7 @@ use rmqtt_codec::{
     v3, v5,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 use tokio_util::codec::{Decoder, Encoder};
@@ -21,9 +21,14 @@ pub enum Codec {
     V5(v5::Codec),
 }
 
+/// A stream of bytes, TLS or not.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 /// A client that does nothing by itself.
 pub struct Client {
-    pub stream: TcpStream,
+    pub stream: Box<dyn Stream>,
     input: BytesMut,
     codec: Codec,
 }
@@ -50,8 +55,12 @@ impl Client {
     pub async fn raw(address: SocketAddr, codec: Codec) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(stream, codec)
+    }
+
+    pub fn over(stream: impl Stream + 'static, codec: Codec) -> Self {
         Self {
-            stream,
+            stream: Box::new(stream),
             input: BytesMut::new(),
             codec,
         }
@@ -67,16 +76,22 @@ impl Client {
     }
 
     pub async fn v5(address: SocketAddr, connect: v5::Connect) -> (Self, v5::ConnectAck) {
-        let mut client = Self::raw(address, Codec::V5(v5::Codec::new(0, 0))).await;
-        client.send5(v5::Packet::Connect(Box::new(connect))).await;
-        match client.next().await {
-            Said::Connack5(ack) => (client, *ack),
+        let client = Self::raw(address, Codec::V5(v5::Codec::new(0, 0))).await;
+        client.connect5(connect).await
+    }
+
+    /// The rest of a v5 client's beginning, over a stream that is there.
+    pub async fn connect5(mut self, connect: v5::Connect) -> (Self, v5::ConnectAck) {
+        self.send5(v5::Packet::Connect(Box::new(connect))).await;
+        match self.next().await {
+            Said::Connack5(ack) => (self, *ack),
             other => panic!("{other:?} instead of CONNACK"),
         }
     }
 
     pub async fn bytes(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
+        self.stream.flush().await.unwrap();
     }
 
     pub async fn send3(&mut self, packet: v3::Packet) {

@@ -7,19 +7,21 @@
 )]
 
 mod client;
+mod pki;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use homeport_broker::{
-    Action, Broker, Client as Peer, Config, Decision, Departure, Handle, Hook, Message, Refusal,
-    topic_matches,
+    Action, Admission, Broker, Client as Peer, Config, Decision, Departure, Grant, Handle, Hook, Message,
+    Permissions, Refusal, topic_matches,
 };
 use parking_lot::Mutex;
 use rmqtt_codec::{v3, v5};
 use tokio::sync::{Notify, Semaphore};
 
 pub use client::*;
+pub use pki::{Pki, shake};
 
 /// How long a test waits for what must come; reached only when the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,8 +34,10 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// Answers queries, keeps retained messages, refuses `ctrl/forbidden/…`, panics at `ctrl/panic`, waits at
-/// `ctrl/wait/…` until it is let go on.
+/// `ctrl/wait/…` and with clients `wait-admit…` until it is let go on; a user name becomes the namespace.
 pub struct TestHook {
+    /// Who was last asked about, as the hook saw it.
+    pub admitting: Mutex<Option<Peer>>,
     pub log: Mutex<Vec<String>>,
     pub logged: Notify,
     pub retained: Mutex<BTreeMap<String, Message>>,
@@ -44,6 +48,7 @@ pub struct TestHook {
 impl Default for TestHook {
     fn default() -> Self {
         Self {
+            admitting: Mutex::default(),
             log: Mutex::default(),
             logged: Notify::new(),
             retained: Mutex::default(),
@@ -79,15 +84,38 @@ impl TestHook {
     }
 }
 
+/// Everything but what is forbidden.
+struct AlmostEverything;
+
+impl Permissions for AlmostEverything {
+    fn allow(&self, _: &Peer, action: Action<'_>) -> bool {
+        let (Action::Publish(topic) | Action::Subscribe(topic)) = action;
+        !topic.starts_with("ctrl/forbidden") && !topic.starts_with("data/forbidden")
+    }
+}
+
 impl Hook for TestHook {
-    fn admit(&self, client: &Peer) -> Result<(), Refusal> {
+    fn admit(&self, client: &Peer) -> Admission {
         if client.id == "panic-admit" {
             panic!("as asked");
         }
-        self.refusals
-            .lock()
-            .get(&client.id)
-            .map_or(Ok(()), |refusal| Err(refusal.clone()))
+        *self.admitting.lock() = Some(client.clone());
+        if let Some(refusal) = self.refusals.lock().get(&client.id) {
+            return Admission::Refuse(refusal.clone());
+        }
+        let namespace = client.username.clone();
+        let accepted = Admission::Accept(Grant {
+            permissions: Arc::new(AlmostEverything),
+            namespace,
+        });
+        if !client.id.starts_with("wait-admit") {
+            return accepted;
+        }
+        let gate = Arc::clone(&self.gate);
+        Admission::Wait(Box::pin(async move {
+            gate.acquire().await.unwrap().forget();
+            accepted
+        }))
     }
 
     fn connected(&self, client: &Peer) {
@@ -96,11 +124,6 @@ impl Hook for TestHook {
 
     fn disconnected(&self, client: &Peer, departure: Departure) {
         self.note(format!("disconnected {} {departure:?}", client.id));
-    }
-
-    fn authorize(&self, _: &Peer, action: Action<'_>) -> bool {
-        let (Action::Publish(topic) | Action::Subscribe(topic)) = action;
-        !topic.starts_with("ctrl/forbidden") && !topic.starts_with("data/forbidden")
     }
 
     fn publish(&self, client: &Peer, message: &Message) -> Decision {

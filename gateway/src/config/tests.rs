@@ -186,7 +186,7 @@ fn every_limit_of_the_broker_is_a_key() {
     )
     .unwrap();
     let expected = broker::Config {
-        listen: vec![config.mqtt.listen],
+        listen: vec![config.mqtt.listen.into()],
         max_connections: 1,
         max_packet_size: 2,
         max_connect_size: 3,
@@ -202,6 +202,7 @@ fn every_limit_of_the_broker_is_a_key() {
         max_retained_bytes: 13,
         max_log_bytes: 14,
         linger: Duration::from_secs(15),
+        ..broker::Config::default()
     };
     assert_eq!(format!("{:?}", config.broker()), format!("{expected:?}"));
 }

@@ -3,7 +3,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use broker::{Action, Broker, Client, Decision, Departure, Hook, Message, QoS, Refusal};
+use broker::{
+    Action, Admission, Broker, Client, Decision, Departure, Grant, Hook, Message, Permissions, QoS, Refusal,
+};
 use protocol::{
     Endpoint, Topic,
     message::{Command, Commands, Event, Events, GatewayStatus, Instruction, Message as _, VERSION},
@@ -52,7 +54,7 @@ impl Registrar {
 
     async fn listen(&mut self, address: &str) {
         let config = broker::Config {
-            listen: vec![address.parse().unwrap()],
+            listen: vec![address.parse::<std::net::SocketAddr>().unwrap().into()],
             ..broker::Config::default()
         };
         self.broker = Some(Broker::bind(config, self.hook.clone()).await.unwrap());
@@ -138,22 +140,26 @@ impl Registrar {
     }
 }
 
+struct Everything;
+
+impl Permissions for Everything {
+    fn allow(&self, _client: &Client, _action: Action<'_>) -> bool {
+        true
+    }
+}
+
 impl Hook for Listening {
-    fn admit(&self, _client: &Client) -> Result<(), Refusal> {
+    fn admit(&self, _client: &Client) -> Admission {
         if self.refusing.load(Ordering::Relaxed) {
-            return Err(Refusal::NotAuthorized("another process holds gw-a".to_owned()));
+            return Admission::Refuse(Refusal::NotAuthorized("another process holds gw-a".to_owned()));
         }
-        Ok(())
+        Admission::Accept(Grant::new(Arc::new(Everything)))
     }
 
     fn connected(&self, _client: &Client) {}
 
     fn disconnected(&self, _client: &Client, _departure: Departure) {
         self.heard.send(Heard::Gone).ok();
-    }
-
-    fn authorize(&self, _client: &Client, _action: Action<'_>) -> bool {
-        true
     }
 
     fn publish(&self, _client: &Client, message: &Message) -> Decision {

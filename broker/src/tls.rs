@@ -1,0 +1,62 @@
+//! TLS, on the connection's own task.
+
+use std::{io, sync::Arc};
+
+use rustls::{AlertDescription, Error, ServerConfig};
+use rustls_pki_types::CertificateDer;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::state::State;
+
+/// The chain a client presented.
+pub(crate) type Chain = Vec<CertificateDer<'static>>;
+
+/// Shakes hands; none, counted by cause, with a client that cannot or takes too long.
+pub(crate) async fn accept(
+    state: &State,
+    config: Arc<ServerConfig>,
+    stream: TcpStream,
+) -> Option<(TlsStream<TcpStream>, Chain)> {
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    let shaken = tokio::select! {
+        biased;
+        () = state.closing.cancelled() => return None,
+        shaken = timeout(state.config.handshake_timeout, handshake) => shaken,
+    };
+    match shaken {
+        Ok(Ok(stream)) => {
+            let presented = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let chain = presented
+                .iter()
+                .map(|certificate| certificate.clone().into_owned());
+            let chain = chain.collect();
+            Some((stream, chain))
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            state.metrics.refuse(cause(&error));
+            None
+        }
+        Err(_) => {
+            state.metrics.refuse("tls_timeout");
+            None
+        }
+    }
+}
+
+fn cause(error: &io::Error) -> &'static str {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    match inner {
+        None => "tls_closed",
+        Some(Error::InvalidMessage(_)) => "tls_malformed",
+        Some(Error::AlertReceived(AlertDescription::CloseNotify | AlertDescription::UserCanceled)) => {
+            "tls_closed"
+        }
+        // Most often a client that does not trust the certificate.
+        Some(Error::AlertReceived(_)) => "tls_alert",
+        Some(Error::PeerIncompatible(_)) => "tls_incompatible",
+        Some(Error::InvalidCertificate(_) | Error::NoCertificatesPresented) => "tls_certificate",
+        Some(_) => "tls_failed",
+    }
+}

@@ -1,0 +1,103 @@
+//! What a grant and a refusal come to.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use homeport_broker::{Config, QoS, Refusal};
+use rmqtt_codec::{v3, v5};
+use support::*;
+
+fn connect(id: &str, username: Option<&str>) -> v5::Connect {
+    v5::Connect {
+        clean_start: true,
+        keep_alive: 60,
+        client_id: id.to_owned().into(),
+        username: username.map(|name| name.to_owned().into()),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_keeps_clients_of_one_id_apart() {
+    let bench = Bench::start().await;
+    let mut device = bench.v5("d1").await;
+    let (mut person, ack) = Client::v5(bench.address, connect("d1", Some("people"))).await;
+    assert_eq!(ack.assigned_client_id, None);
+    assert!(bench.handle.is_connected("d1") && bench.handle.is_connected("people/d1"));
+    device.is_well().await;
+    person.is_well().await;
+    // Within it, the id is taken over as ever.
+    let (mut again, _) = Client::v5(bench.address, connect("d1", Some("people"))).await;
+    assert_eq!(told_and_closed(&mut person).await, 0x8e);
+    again.is_well().await;
+    device.is_well().await;
+    bench.hook.wait_for("disconnected people/d1 TakenOver").await;
+    // The id a client is given is its own to come back with, so it is told without the namespace.
+    let (_unnamed, ack) = Client::v5(bench.address, connect("", Some("people"))).await;
+    let assigned = ack.assigned_client_id.unwrap();
+    assert!(!assigned.starts_with("people"));
+    assert!(bench.handle.is_connected(&format!("people/{assigned}")));
+}
+
+#[tokio::test]
+async fn a_client_that_is_decided_about_waits_and_nobody_else() {
+    let bench = Bench::start().await;
+    let mut waiting = Client::raw(bench.address, Codec::V5(v5::Codec::new(0, 0))).await;
+    let packet = v5::Packet::Connect(Box::new(connect("wait-admit", None)));
+    waiting.send5(packet).await;
+    bench.v3("other").await.is_well().await;
+    assert!(!bench.handle.is_connected("wait-admit"));
+    bench.hook.gate.add_permits(1);
+    assert!(matches!(waiting.next().await, Said::Connack5(_)));
+    waiting.is_well().await;
+}
+
+#[tokio::test]
+async fn a_decision_that_does_not_come_is_given_up() {
+    let bench = Bench::with(Config {
+        connect_timeout: Duration::from_secs(1),
+        ..Config::default()
+    })
+    .await;
+    let mut waiting = Client::raw(bench.address, Codec::V5(v5::Codec::new(0, 0))).await;
+    let packet = v5::Packet::Connect(Box::new(connect("wait-admit", None)));
+    waiting.send5(packet).await;
+    assert_eq!(waiting.next().await, Said::Closed);
+    let line = "broker_refused_total{cause=\"connect_timeout\"}";
+    bench.wait_for_metric(line, 1.0).await;
+    assert_eq!(bench.hook.entries(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_client_that_tries_too_often_is_told_so() {
+    let bench = Bench::start().await;
+    let refusal = Refusal::TooOften("wait a minute".to_owned());
+    bench.hook.refusals.lock().insert("eager".to_owned(), refusal);
+    let (_, ack) = Client::v5(bench.address, connect("eager", None)).await;
+    assert_eq!(u8::from(ack.reason_code), 0x9f);
+    assert_eq!(ack.reason_string.as_deref(), Some("wait a minute"));
+    let three = v3::Connect {
+        clean_session: true,
+        client_id: "eager".into(),
+        ..Default::default()
+    };
+    let (_, ack) = Client::v3(bench.address, three).await;
+    assert_eq!(u8::from(ack.return_code), 3);
+    assert_eq!(bench.metric("broker_refused_total{cause=\"too_often\"}"), 2.0);
+}
+
+#[tokio::test]
+async fn permissions_are_asked_about_each_filter_and_topic() {
+    let bench = Bench::start().await;
+    let mut client = bench.v5("d1").await;
+    assert_eq!(client.subscribe("data/forbidden/#", QoS::AtMostOnce).await, 0x87);
+    assert_eq!(client.subscribe("data/#", QoS::AtMostOnce).await, 0);
+    client
+        .publish("data/forbidden/x", "", QoS::AtLeastOnce, false)
+        .await;
+    assert_eq!(client.next().await, Said::PubAck(1, 0x87));
+    client.publish("data/x", "1", QoS::AtMostOnce, false).await;
+    assert_eq!(client.next_text().await, "data/x 1");
+}

@@ -1,0 +1,178 @@
+//! TLS listeners: who gets through, what the hook learns of it, and who only costs a place.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use homeport_broker::{Config, Listen};
+use rmqtt_codec::v5;
+use rustls::{
+    ServerConfig,
+    version::{TLS12, TLS13},
+};
+use support::*;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+};
+
+struct Secure {
+    pki: Pki,
+    bench: Bench,
+    reload: watch::Sender<Arc<ServerConfig>>,
+}
+
+impl Secure {
+    async fn start() -> Self {
+        Self::with(Config::default()).await
+    }
+
+    async fn with(config: Config) -> Self {
+        let pki = Pki::new();
+        let (reload, tls) = watch::channel(pki.server());
+        let address = "127.0.0.1:0".parse().unwrap();
+        let tls = Some(tls);
+        let listen = vec![Listen { address, tls }];
+        let bench = Bench::with(Config { listen, ..config }).await;
+        Self { pki, bench, reload }
+    }
+
+    async fn client(&self, id: &str) -> Client {
+        let stream = shake(self.bench.address, self.pki.client(&[&TLS13], None)).await;
+        let client = Client::over(stream.unwrap(), Codec::V5(v5::Codec::new(0, 0)));
+        let (client, ack) = client.connect5(connect(id)).await;
+        assert_eq!(u8::from(ack.reason_code), 0);
+        client
+    }
+
+    fn refused(&self, cause: &str) -> f64 {
+        self.bench
+            .metric(&format!("broker_refused_total{{cause=\"{cause}\"}}"))
+    }
+}
+
+fn connect(id: &str) -> v5::Connect {
+    v5::Connect {
+        clean_start: true,
+        keep_alive: 60,
+        client_id: id.to_owned().into(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn both_versions_get_through_and_the_hook_is_shown_the_chain() {
+    let secure = Secure::start().await;
+    for version in [&TLS12, &TLS13] {
+        for identity in [None, Some(secure.pki.issue("d1"))] {
+            let leaf = identity.as_ref().map(|(certificate, _)| certificate.clone());
+            let config = secure.pki.client(&[version], identity);
+            let stream = shake(secure.bench.address, config).await.unwrap();
+            let client = Client::over(stream, Codec::V5(v5::Codec::new(0, 0)));
+            let (mut client, _) = client.connect5(connect("d1")).await;
+            client.is_well().await;
+            let seen = secure.bench.hook.admitting.lock().clone().unwrap();
+            assert!(seen.encrypted);
+            assert_eq!(seen.certificates, Vec::from_iter(leaf));
+        }
+    }
+}
+
+#[tokio::test]
+async fn plaintext_says_so_and_holds_no_chain() {
+    let bench = Bench::start().await;
+    bench.v3("d1").await.is_well().await;
+    let seen = bench.hook.admitting.lock().clone().unwrap();
+    assert!(!seen.encrypted && seen.certificates.is_empty());
+}
+
+#[tokio::test]
+async fn a_reload_is_for_those_who_come_after_it() {
+    let secure = Secure::start().await;
+    let mut before = secure.client("before").await;
+    let other = Pki::new();
+    secure.reload.send(other.server()).unwrap();
+    let refused = shake(secure.bench.address, secure.pki.client(&[&TLS13], None)).await;
+    assert!(refused.is_err(), "the old authority still vouches for it");
+    let mut after = shake(secure.bench.address, other.client(&[&TLS13], None))
+        .await
+        .unwrap();
+    after
+        .write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01x")
+        .await
+        .unwrap();
+    let mut connack = [0; 4];
+    soon("CONNACK", after.read_exact(&mut connack)).await.unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    before.is_well().await;
+    let alert = "broker_refused_total{cause=\"tls_alert\"}";
+    secure.bench.wait_for_metric(alert, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_failed_handshake_is_counted_by_its_cause() {
+    let secure = Secure::start().await;
+    let mut witness = secure.client("witness").await;
+    // Plaintext MQTT, HTTP, and nothing at all.
+    for (said, cause, count) in [
+        (
+            &b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01x"[..],
+            "tls_malformed",
+            1.0,
+        ),
+        (b"GET / HTTP/1.1\r\n\r\n", "tls_malformed", 2.0),
+        (b"", "tls_closed", 1.0),
+        // A record's header, then the end.
+        (b"\x16\x03\x01\x01\x00", "tls_closed", 2.0),
+    ] {
+        let mut stream = TcpStream::connect(secure.bench.address).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        stream.shutdown().await.unwrap();
+        soon("the end", async {
+            // An alert may come first; a reset is an end as well.
+            while stream.read(&mut [0; 64]).await.unwrap_or(0) > 0 {}
+        })
+        .await;
+        let line = format!("broker_refused_total{{cause=\"{cause}\"}}");
+        secure.bench.wait_for_metric(&line, count).await;
+    }
+    witness.is_well().await;
+}
+
+#[tokio::test]
+async fn a_client_whose_certificate_nobody_vouches_for_does_not_get_through() {
+    let secure = Secure::start().await;
+    let stranger = Pki::new().issue("d1");
+    let config = secure.pki.client(&[&TLS12], Some(stranger));
+    assert!(shake(secure.bench.address, config).await.is_err());
+    let line = "broker_refused_total{cause=\"tls_certificate\"}";
+    secure.bench.wait_for_metric(line, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_stalled_handshake_is_cut_off_in_time() {
+    let secure = Secure::with(Config {
+        handshake_timeout: Duration::from_secs(1),
+        ..Config::default()
+    })
+    .await;
+    let mut stalled = TcpStream::connect(secure.bench.address).await.unwrap();
+    stalled.write_all(b"\x16\x03\x01").await.unwrap();
+    let mut witness = secure.client("witness").await;
+    let read = soon("the end", stalled.read(&mut [0; 8])).await;
+    assert_eq!(read.unwrap_or(0), 0);
+    assert_eq!(secure.refused("tls_timeout"), 1.0);
+    witness.is_well().await;
+}
+
+#[tokio::test]
+async fn shutdown_says_goodbye_within_tls() {
+    let secure = Secure::start().await;
+    let mut client = secure.client("d1").await;
+    let shutdown = tokio::spawn(secure.bench.broker.shutdown(Duration::from_secs(10)));
+    assert_eq!(told_and_closed(&mut client).await, 0x8b);
+    drop(client);
+    assert_eq!(soon("the end", shutdown).await.unwrap().drained, 1);
+}
