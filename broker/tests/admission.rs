@@ -26,13 +26,13 @@ async fn a_namespace_keeps_clients_of_one_id_apart() {
     let (mut person, ack) = Client::v5(bench.address, connect("d1", Some("people"))).await;
     assert_eq!(ack.assigned_client_id, None);
     assert!(bench.handle.is_connected("d1") && bench.handle.is_connected("people/d1"));
-    device.is_well().await;
-    person.is_well().await;
+    device.ping().await;
+    person.ping().await;
     // Within it, the id is taken over as ever.
     let (mut again, _) = Client::v5(bench.address, connect("d1", Some("people"))).await;
     assert_eq!(told_and_closed(&mut person).await, 0x8e);
-    again.is_well().await;
-    device.is_well().await;
+    again.ping().await;
+    device.ping().await;
     bench.hook.wait_for("disconnected people/d1 TakenOver").await;
     // The id a client is given is its own to come back with, so it is told without the namespace.
     let (_unnamed, ack) = Client::v5(bench.address, connect("", Some("people"))).await;
