@@ -7,6 +7,7 @@ mod endpoint;
 mod epoch;
 mod ids;
 pub mod message;
+pub mod ticket;
 mod topic;
 
 pub use endpoint::{Endpoint, EndpointError, Scheme};

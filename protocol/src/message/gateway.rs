@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{MAX_GATEWAY_PAYLOAD, Message, MoveReason, MoveState, version};
-use crate::{CommandId, DeviceId, Endpoint, Epoch, GatewayId};
+use crate::{CommandId, DeviceId, Endpoint, Epoch, GatewayId, ticket::PublicKey};
 
 /// A gateway and where it listens, in the order a device tries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +120,19 @@ pub enum Instruction {
         /// The epoch of its assignment here.
         epoch: Epoch,
     },
+    /// The device is disabled: disconnect it, and refuse its tickets up to `epoch` from now on. An [`Instruction::Admit`] of a
+    /// higher epoch ends it. Answered with [`Event::Denied`].
+    Deny {
+        /// The device.
+        device: DeviceId,
+        /// The epoch of the row that disables it.
+        epoch: Epoch,
+    },
+    /// The keys to check tickets with, all of them: those left out are believed no more.
+    Keys {
+        /// The registrar's public keys.
+        keys: Vec<PublicKey>,
+    },
     /// Send a [`Snapshot`]: something may have been missed.
     Resync,
 }
@@ -173,6 +186,15 @@ pub enum Event {
         /// The epoch up to which it is gone.
         epoch: Epoch,
         /// The id of the instruction that cleared it.
+        command: CommandId,
+    },
+    /// A disabled device is denied, durably.
+    Denied {
+        /// The device.
+        device: DeviceId,
+        /// The epoch up to which it is.
+        epoch: Epoch,
+        /// The id of the instruction.
         command: CommandId,
     },
     /// A device was refused because it belongs elsewhere.
@@ -238,4 +260,6 @@ pub enum HeldState {
     Published,
     /// Cleared; the device is remembered as moved away and rejected.
     Moved,
+    /// The device is disabled and rejected.
+    Denied,
 }

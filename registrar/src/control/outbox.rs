@@ -36,7 +36,7 @@ pub(super) struct Outbox {
 struct Queue {
     next: u64,
     waiting: BTreeMap<u64, Command>,
-    places: HashMap<Option<DeviceId>, u64>,
+    places: HashMap<Subject, u64>,
 }
 
 impl Outbox {
@@ -92,8 +92,8 @@ impl Outbox {
 
 impl Queue {
     fn push(&mut self, command: Command, max: usize) -> bool {
-        let (device, epoch) = subject(&command.instruction);
-        if let Some(place) = self.places.get(&device) {
+        let (about, epoch) = subject(&command.instruction);
+        if let Some(place) = self.places.get(&about) {
             let waiting = self.waiting.get_mut(place).expect("every place is taken");
             if subject(&waiting.instruction).1 <= epoch {
                 *waiting = command;
@@ -103,7 +103,7 @@ impl Queue {
         if self.waiting.len() >= max {
             return false;
         }
-        self.places.insert(device, self.next);
+        self.places.insert(about, self.next);
         self.waiting.insert(self.next, command);
         self.next += 1;
         true
@@ -125,13 +125,23 @@ impl Queue {
     }
 }
 
-/// Whom an instruction is about, and of which epoch it is.
-fn subject(instruction: &Instruction) -> (Option<DeviceId>, Option<Epoch>) {
+/// What an instruction is about; of the instructions about one subject, only the latest waits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Subject {
+    Device(DeviceId),
+    Keys,
+    Snapshot,
+}
+
+/// What an instruction is about, and of which epoch it is.
+fn subject(instruction: &Instruction) -> (Subject, Option<Epoch>) {
     match instruction {
         Instruction::Notify { device, epoch, .. }
         | Instruction::Clear { device, epoch }
-        | Instruction::Admit { device, epoch } => (Some(device.clone()), Some(*epoch)),
-        Instruction::Resync => (None, None),
+        | Instruction::Admit { device, epoch }
+        | Instruction::Deny { device, epoch } => (Subject::Device(device.clone()), Some(*epoch)),
+        Instruction::Keys { .. } => (Subject::Keys, None),
+        Instruction::Resync => (Subject::Snapshot, None),
     }
 }
 

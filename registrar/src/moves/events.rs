@@ -29,7 +29,7 @@ impl Moves {
             } => {
                 self.reported(&device, epoch, state, error.as_deref(), turn);
             }
-            Event::Snapshot(_) => {}
+            Event::Denied { .. } | Event::Snapshot(_) => {}
         }
     }
 

@@ -257,6 +257,8 @@ fn told(commands: &[Command]) -> Vec<String> {
             }
             Instruction::Clear { device, epoch } => format!("{gateway} clear {device} {epoch}"),
             Instruction::Admit { device, epoch } => format!("{gateway} admit {device} {epoch}"),
+            Instruction::Deny { device, epoch } => format!("{gateway} deny {device} {epoch}"),
+            Instruction::Keys { .. } => format!("{gateway} keys"),
             Instruction::Resync => format!("{gateway} resync"),
         }),
         _ => None,

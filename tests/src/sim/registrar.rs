@@ -457,7 +457,8 @@ fn subject(command: &Command) -> Option<&DeviceId> {
     match &command.instruction {
         Instruction::Notify { device, .. }
         | Instruction::Clear { device, .. }
-        | Instruction::Admit { device, .. } => Some(device),
-        Instruction::Resync => None,
+        | Instruction::Admit { device, .. }
+        | Instruction::Deny { device, .. } => Some(device),
+        Instruction::Keys { .. } | Instruction::Resync => None,
     }
 }

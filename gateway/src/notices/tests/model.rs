@@ -67,7 +67,7 @@ impl Model {
                     self.put(device, *epoch, Stands::Admitted);
                 }
             }
-            Instruction::Resync => {}
+            Instruction::Deny { .. } | Instruction::Keys { .. } | Instruction::Resync => {}
         }
     }
 

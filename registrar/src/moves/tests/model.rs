@@ -111,7 +111,7 @@ impl ModelGateway {
                     self.held.insert(device, (epoch, Held::Admitted));
                 }
             }
-            Instruction::Resync => {}
+            Instruction::Deny { .. } | Instruction::Keys { .. } | Instruction::Resync => {}
         }
     }
 

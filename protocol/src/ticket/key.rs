@@ -1,0 +1,233 @@
+//! The keys of tickets: one that signs, and those that check, as a JWKS (RFC 7517).
+
+use std::{collections::BTreeMap, fmt};
+
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der},
+    signature::{Ed25519KeyPair, KeyPair},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{DecodingKey, EncodingKey, Header};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use super::header;
+
+/// The length of an Ed25519 public key, in bytes.
+const PUBLIC_LEN: usize = 32;
+
+/// Why a JWK is not a key of tickets.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublicKeyError {
+    /// Another type, curve or algorithm.
+    #[error("{field}: {found:?} is not {expected:?}")]
+    Other {
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        found: String,
+        /// What it must hold.
+        expected: &'static str,
+    },
+    /// `x` is not 32 bytes in base64url.
+    #[error("x: not {PUBLIC_LEN} bytes in base64url")]
+    Point,
+    /// `kid` is not the key's thumbprint.
+    #[error("kid: {0:?} is not the key's thumbprint (RFC 7638)")]
+    Kid(String),
+}
+
+/// A public key as a JWK (RFC 8037): `{"kty":"OKP","crv":"Ed25519","x":"…","kid":"…","use":"sig","alg":"EdDSA"}`.
+///
+/// Its `kid` is its thumbprint (RFC 7638), so nobody can give another key the name of one that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Jwk", into = "Jwk")]
+pub struct PublicKey {
+    kid: String,
+    point: [u8; PUBLIC_LEN],
+}
+
+#[derive(Serialize, Deserialize)]
+struct Jwk {
+    kty: String,
+    crv: String,
+    x: String,
+    #[serde(default)]
+    kid: Option<String>,
+    #[serde(rename = "use", default)]
+    usage: Option<String>,
+    #[serde(default)]
+    alg: Option<String>,
+}
+
+impl PublicKey {
+    fn new(point: [u8; PUBLIC_LEN]) -> Self {
+        let x = URL_SAFE_NO_PAD.encode(point);
+        let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, members.as_bytes());
+        Self {
+            kid: URL_SAFE_NO_PAD.encode(digest),
+            point,
+        }
+    }
+
+    /// Its name: its thumbprint.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+}
+
+impl TryFrom<Jwk> for PublicKey {
+    type Error = PublicKeyError;
+
+    fn try_from(jwk: Jwk) -> Result<Self, PublicKeyError> {
+        for (field, found, expected) in [
+            ("kty", Some(jwk.kty), "OKP"),
+            ("crv", Some(jwk.crv), "Ed25519"),
+            ("use", jwk.usage, "sig"),
+            ("alg", jwk.alg, "EdDSA"),
+        ] {
+            if let Some(found) = found.filter(|found| found != expected) {
+                return Err(PublicKeyError::Other {
+                    field,
+                    found,
+                    expected,
+                });
+            }
+        }
+        let point = URL_SAFE_NO_PAD.decode(&jwk.x).ok();
+        let point = point.and_then(|point| point.try_into().ok());
+        let key = Self::new(point.ok_or(PublicKeyError::Point)?);
+        match jwk.kid {
+            Some(kid) if kid != key.kid => Err(PublicKeyError::Kid(kid)),
+            _ => Ok(key),
+        }
+    }
+}
+
+impl From<PublicKey> for Jwk {
+    fn from(key: PublicKey) -> Self {
+        Self {
+            kty: "OKP".into(),
+            crv: "Ed25519".into(),
+            x: URL_SAFE_NO_PAD.encode(key.point),
+            kid: Some(key.kid),
+            usage: Some("sig".into()),
+            alg: Some("EdDSA".into()),
+        }
+    }
+}
+
+/// A key that signs. Its debug form shows its name only.
+#[derive(Clone)]
+pub struct SigningKey {
+    public: PublicKey,
+    secret: EncodingKey,
+    header: Header,
+}
+
+impl SigningKey {
+    /// The key of a seed of 32 random bytes (RFC 8032, section 5.1.5).
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).expect("any 32 bytes are a seed");
+        let point = pair.public_key().as_ref().try_into();
+        let public = PublicKey::new(point.expect("a public key has 32 bytes"));
+        let der: Pkcs8V1Der<'_> = pair.as_der().expect("a key pair can be written");
+        Self {
+            header: header(public.kid()),
+            secret: EncodingKey::from_ed_der(der.as_ref()),
+            public,
+        }
+    }
+
+    /// Its public half.
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    pub(super) fn secret(&self) -> &EncodingKey {
+        &self.secret
+    }
+
+    pub(super) fn header(&self) -> &Header {
+        &self.header
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey")
+            .field("kid", &self.public.kid)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The keys that tickets are checked with: a JWKS, `{"keys":[…]}`.
+#[derive(Clone, Default)]
+pub struct KeySet {
+    keys: BTreeMap<String, (PublicKey, DecodingKey)>,
+}
+
+impl KeySet {
+    /// A set of these keys.
+    pub fn new(keys: impl IntoIterator<Item = PublicKey>) -> Self {
+        let keys = keys.into_iter().map(|key| {
+            let decoding = DecodingKey::from_ed_der(&key.point);
+            (key.kid.clone(), (key, decoding))
+        });
+        Self { keys: keys.collect() }
+    }
+
+    /// The keys, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &PublicKey> {
+        self.keys.values().map(|(key, _)| key)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub(super) fn get(&self, kid: &str) -> Option<&DecodingKey> {
+        self.keys.get(kid).map(|(_, decoding)| decoding)
+    }
+}
+
+impl fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.keys.keys()).finish()
+    }
+}
+
+impl PartialEq for KeySet {
+    fn eq(&self, other: &Self) -> bool {
+        self.keys.keys().eq(other.keys.keys())
+    }
+}
+
+impl Eq for KeySet {}
+
+#[derive(Deserialize)]
+struct Jwks {
+    keys: Vec<serde_json::Value>,
+}
+
+impl Serialize for KeySet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Jwks<'a> {
+            keys: Vec<&'a PublicKey>,
+        }
+        let keys = self.iter().collect();
+        Jwks { keys }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeySet {
+    /// Keys of other types are passed over, as RFC 7517, section 5, asks; a key of ours that is wrong is an error.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let ours = |jwk: &serde_json::Value| jwk["kty"] == "OKP" && jwk["crv"] == "Ed25519";
+        let keys = Jwks::deserialize(deserializer)?.keys.into_iter().filter(ours);
+        let keys: Result<Vec<PublicKey>, _> = keys.map(serde_json::from_value).collect();
+        Ok(Self::new(keys.map_err(D::Error::custom)?))
+    }
+}

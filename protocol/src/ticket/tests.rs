@@ -1,0 +1,167 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn ticket() -> Ticket {
+    Ticket {
+        device: "d1".parse().unwrap(),
+        gateway: "gw-a".parse().unwrap(),
+        epoch: Epoch::new(8),
+        issued: at(1_800_000_000),
+        expires: at(1_800_086_400),
+        id: "01936d3c-5f2e-7c4a-9d1b-0a1b2c3d4e5f".into(),
+        endpoints: None,
+    }
+}
+
+fn keys(keys: &[&SigningKey]) -> KeySet {
+    KeySet::new(keys.iter().map(|key| key.public().clone()))
+}
+
+fn forged(header: &str, ticket: &Ticket, signature: &str) -> String {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let claims = encode(&serde_json::to_vec(ticket).unwrap());
+    format!("{}.{claims}.{signature}", encode(header.as_bytes()))
+}
+
+#[test]
+fn a_ticket_is_believed_until_it_ends_and_with_a_known_key_only() {
+    let (key, other) = (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]));
+    let token = ticket().sign(&key);
+    let both = keys(&[&key, &other]);
+    assert_eq!(Ticket::verify(&token, &both, at(1_800_086_399)), Ok(ticket()));
+    assert_eq!(
+        Ticket::verify(&token, &both, at(1_800_086_400)),
+        Err(TicketError::Expired)
+    );
+    assert_eq!(
+        Ticket::verify(&token, &keys(&[&other]), at(0)),
+        Err(TicketError::UnknownKey)
+    );
+    assert_eq!(
+        Ticket::verify(&token, &KeySet::default(), at(0)),
+        Err(TicketError::UnknownKey)
+    );
+}
+
+#[test]
+fn forgeries_are_told_apart_from_nonsense() {
+    let (key, other) = (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[2; 32]));
+    let set = keys(&[&key]);
+    let kid = key.public().kid();
+    let verify = |token: &str| Ticket::verify(token, &set, at(0)).unwrap_err();
+
+    let borrowed = other.clone();
+    let token = ticket().sign(&borrowed);
+    let signature = token.rsplit('.').next().unwrap();
+    let header = format!(r#"{{"typ":"JWT","alg":"EdDSA","kid":"{kid}"}}"#);
+    assert_eq!(
+        verify(&forged(&header, &ticket(), signature)),
+        TicketError::Signature
+    );
+    assert_eq!(verify(&forged(&header, &ticket(), "")), TicketError::Signature);
+
+    for alg in ["none", "None", "HS256", "ES256", "RS256"] {
+        let header = format!(r#"{{"typ":"JWT","alg":"{alg}","kid":"{kid}"}}"#);
+        assert_eq!(
+            verify(&forged(&header, &ticket(), signature)),
+            TicketError::Algorithm,
+            "{alg}"
+        );
+    }
+    assert_eq!(
+        verify(&forged(r#"{"alg":"EdDSA"}"#, &ticket(), signature)),
+        TicketError::UnknownKey
+    );
+    for nonsense in ["", ".", "..", "a.b.c", "e30.e30.", &"x".repeat(MAX_TICKET + 1)] {
+        assert_eq!(verify(nonsense), TicketError::Malformed, "{nonsense}");
+    }
+}
+
+/// A public key used as an HMAC secret, as in the classic confusion of algorithms.
+#[test]
+fn an_hmac_with_the_public_key_is_no_signature() {
+    let key = SigningKey::from_seed(&[1; 32]);
+    let jwk = serde_json::to_value(key.public()).unwrap();
+    let secret = URL_SAFE_NO_PAD.decode(jwk["x"].as_str().unwrap()).unwrap();
+    let header = Header {
+        kid: Some(key.public().kid().into()),
+        ..Header::new(Algorithm::HS256)
+    };
+    let secret = jsonwebtoken::EncodingKey::from_secret(&secret);
+    let token = jsonwebtoken::encode(&header, &ticket(), &secret).unwrap();
+    assert_eq!(
+        Ticket::verify(&token, &keys(&[&key]), at(0)),
+        Err(TicketError::Algorithm)
+    );
+}
+
+/// Appendices A.1 to A.3 of RFC 8037.
+#[test]
+fn a_key_is_written_and_named_as_the_standard_says() {
+    let seed = URL_SAFE_NO_PAD
+        .decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A")
+        .unwrap();
+    let key = SigningKey::from_seed(&seed.try_into().unwrap());
+    let json = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k","use":"sig","alg":"EdDSA"}"#;
+    assert_eq!(serde_json::to_string(key.public()).unwrap(), json);
+    assert_eq!(serde_json::from_str::<PublicKey>(json).unwrap(), *key.public());
+    assert!(!format!("{key:?}").contains("secret"), "{key:?}");
+}
+
+#[test]
+fn a_key_set_passes_over_foreign_keys_and_refuses_wrong_ones() {
+    let key = SigningKey::from_seed(&[1; 32]);
+    let jwk = serde_json::to_string(key.public()).unwrap();
+    let set = format!(r#"{{"keys":[{{"kty":"RSA","n":"x","e":"AQAB"}},{jwk}]}}"#);
+    let set: KeySet = serde_json::from_str(&set).unwrap();
+    assert_eq!(set, keys(&[&key]));
+    assert_eq!(
+        serde_json::to_string(&set).unwrap(),
+        format!(r#"{{"keys":[{jwk}]}}"#)
+    );
+    let wrong = |from: &str, to: &str| {
+        let set = format!(r#"{{"keys":[{}]}}"#, jwk.replace(from, to));
+        serde_json::from_str::<KeySet>(&set).unwrap_err().to_string()
+    };
+    assert!(wrong(key.public().kid(), "mine").contains("thumbprint"));
+    assert!(wrong("\"x\":\"", "\"x\":\"AA").contains("32 bytes"));
+    assert!(wrong("\"sig\"", "\"enc\"").contains("\"enc\" is not \"sig\""));
+}
+
+#[test]
+fn the_digest_tells_endpoints_apart() {
+    let endpoint = |text: &str| text.parse::<Endpoint>().unwrap();
+    let (a, b) = (
+        endpoint("mqtts://a.example:8883"),
+        endpoint("mqtt://10.0.0.1:1883"),
+    );
+    let digest = endpoints_digest(&[a.clone(), b.clone()]);
+    assert_eq!(digest.len(), 43);
+    for other in [vec![], vec![a.clone()], vec![b, a]] {
+        assert_ne!(endpoints_digest(&other), digest);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_change_of_a_token_is_noticed(at_byte in any::<prop::sample::Index>(), to in "[A-Za-z0-9_.-]") {
+        let key = SigningKey::from_seed(&[3; 32]);
+        let token = ticket().sign(&key);
+        let place = at_byte.index(token.len());
+        let mut changed = token.clone();
+        changed.replace_range(place..=place, &to);
+        // The last character of the signature carries two bits that mean nothing; a strict decoder refuses them.
+        prop_assume!(changed != token);
+        prop_assert!(Ticket::verify(&changed, &keys(&[&key]), at(0)).is_err());
+    }
+
+    #[test]
+    fn no_text_panics(token in "\\PC{0,60}|[A-Za-z0-9_-]{0,40}\\.[A-Za-z0-9_-]{0,40}\\.[A-Za-z0-9_-]{0,40}") {
+        prop_assert!(Ticket::verify(&token, &KeySet::default(), at(0)).is_err());
+    }
+}
