@@ -9,8 +9,13 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::sync::CancellationToken;
+
+use crate::tls::Accept;
 
 /// The address of the other end.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +30,14 @@ pub struct Limits {
     pub head: Duration,
 }
 
-/// Serves until `stop` is cancelled and open requests are answered.
-pub async fn serve(mut listener: TcpListener, limits: Limits, router: Router, stop: CancellationToken) {
+/// Serves until `stop` is cancelled and open requests are answered: over TLS, if `tls` says how, or in plain text.
+pub async fn serve(
+    mut listener: TcpListener,
+    limits: Limits,
+    tls: Option<Accept>,
+    router: Router,
+    stop: CancellationToken,
+) {
     let free = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head);
@@ -42,17 +53,40 @@ pub async fn serve(mut listener: TcpListener, limits: Limits, router: Router, st
             () = stop.cancelled() => break,
             accepted = accepted => accepted,
         };
-        let service = router.clone().layer(Extension(ConnectInfo(Peer(peer))));
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        let connection = open.watch(connection);
+        let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(Peer(peer)))));
+        let (http, watcher) = (http.clone(), open.watcher());
+        let Some(tls) = tls.clone() else {
+            let connection = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
+            tokio::spawn(finish(connection, peer, permit));
+            continue;
+        };
+        let stop = stop.clone();
         tokio::spawn(async move {
-            let _permit = permit;
-            if let Err(error) = connection.await {
-                tracing::debug!(%peer, %error, "HTTP connection ended");
+            let shaken = tokio::select! {
+                () = stop.cancelled() => return,
+                shaken = tls.accept(stream) => shaken,
+            };
+            match shaken {
+                Ok(stream) => {
+                    let connection = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
+                    finish(connection, peer, permit).await;
+                }
+                Err(error) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
             }
         });
     }
     open.shutdown().await;
+}
+
+/// Waits for a connection's end, which makes room for another one.
+async fn finish(
+    connection: impl Future<Output = hyper::Result<()>>,
+    peer: SocketAddr,
+    _permit: Option<OwnedSemaphorePermit>,
+) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%peer, %error, "HTTP connection ended");
+    }
 }
 
 #[cfg(test)]
@@ -70,7 +104,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/healthz", get(|| async { "ok" }));
         let limits = Limits { connections, head };
-        tokio::spawn(serve(listener, limits, router, CancellationToken::new()));
+        tokio::spawn(serve(listener, limits, None, router, CancellationToken::new()));
         address
     }
 

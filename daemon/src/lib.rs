@@ -1,12 +1,17 @@
-//! What Homeport's programs have in common as programs: how they are configured, log, listen for HTTP, are stopped and fail.
+//! What Homeport's programs have in common as programs: how they are configured, log, listen for HTTP, keep secrets, speak
+//! TLS, are stopped and fail.
 //!
 //! Nothing in here knows devices, gateways or registrars.
 
 pub mod addr_file;
+pub mod auth;
 pub mod config;
 pub mod exit;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod lock;
 pub mod log;
+pub mod private;
 pub mod run;
+pub mod secret;
+pub mod tls;

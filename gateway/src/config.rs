@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{events, notices};
 pub use daemon::config::LoadError;
+use daemon::{auth::Listener, tls::TlsFiles};
 
 /// The levels of `ctrl/<id>/migrate`.
 const NOTICE_LEVELS: usize = 3;
@@ -30,7 +31,9 @@ pub struct Config {
     pub advertise: Option<Vec<Endpoint>>,
     /// Where it keeps its notices.
     pub data_dir: PathBuf,
-    /// Accept listeners that are not on loopback although nothing is encrypted or authenticated yet.
+    /// What a device needs to be let in.
+    pub admission: Admission,
+    /// Accept listeners that are not on loopback and not encrypted, or not closed to those without a ticket.
     pub insecure: bool,
     /// How long a graceful shutdown may take.
     #[serde(with = "humantime_serde")]
@@ -47,12 +50,31 @@ pub struct Config {
     pub events: Events,
 }
 
+/// What a device needs to be let in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admission {
+    /// A ticket, unless every listener is on loopback.
+    #[default]
+    Auto,
+    /// A ticket of the registrar's.
+    Ticket,
+    /// Nothing.
+    Open,
+}
+
 /// The broker for devices.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mqtt {
     /// Where to listen; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Where to listen in plain text as well, beside `listen` with TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plain_listen: Option<SocketAddr>,
+    /// Makes `listen` speak TLS only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
     /// Connections at one time, and the capacity told to the registrar.
     pub max_connections: usize,
     /// The largest packet accepted, in bytes.
@@ -94,6 +116,9 @@ pub struct Mqtt {
 pub struct Http {
     /// Where to listen; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Makes `listen` speak TLS only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
     /// Connections at one time; one more waits until another one ends.
     pub max_connections: usize,
 }
@@ -162,6 +187,7 @@ impl Default for Config {
                 .and_then(|name| name.parse().ok()),
             advertise: None,
             data_dir: "homeport-data/gateway".into(),
+            admission: Admission::Auto,
             insecure: false,
             shutdown_timeout: Duration::from_secs(10),
             mqtt: Mqtt::default(),
@@ -178,6 +204,8 @@ impl Default for Mqtt {
         let broker = broker::Config::default();
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 1884)),
+            plain_listen: None,
+            tls: None,
             max_connections: broker.max_connections,
             max_packet_size: broker.max_packet_size,
             max_connect_size: broker.max_connect_size,
@@ -201,6 +229,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8084)),
+            tls: None,
             max_connections: 1_000,
         }
     }
@@ -271,13 +300,26 @@ impl Config {
                 "this gateway has no name: pass --id ID, or set id in the file or GATEWAY__ID",
             );
         };
-        for (key, listen) in [
-            ("mqtt.listen", self.mqtt.listen),
-            ("http.listen", self.http.listen),
+        for (key, tls) in [
+            (["mqtt.tls.cert", "mqtt.tls.key"], &self.mqtt.tls),
+            (["http.tls.cert", "http.tls.key"], &self.http.tls),
         ] {
-            if !self.insecure && !listen.ip().is_loopback() {
+            if let Some(missing) = tls.as_ref().and_then(TlsFiles::missing) {
+                let key = if missing == "cert" { key[0] } else { key[1] };
+                return wrong(key, "is needed, TLS takes a certificate and its key");
+            }
+        }
+        if self.mqtt.plain_listen.is_some() && self.mqtt.tls.is_none() {
+            return wrong(
+                "mqtt.plain_listen",
+                "is for tools beside a listener with TLS: set up mqtt.tls, or leave it out",
+            );
+        }
+        if !self.insecure {
+            let danger = |listener: &Listener| Some((listener.key, listener.danger()?));
+            if let Some((key, danger)) = self.listeners().iter().find_map(danger) {
                 let problem = format!(
-                    "{listen} is not on loopback, and nothing is encrypted or authenticated: set insecure = true to accept that"
+                    "{danger}: set up TLS and admission by ticket, or set insecure = true to accept that"
                 );
                 return Err(CheckError { key, problem });
             }
@@ -346,10 +388,57 @@ impl Config {
         Ok(id.clone())
     }
 
+    /// Whether a device needs a ticket to be let in.
+    pub fn ticket_required(&self) -> bool {
+        match self.admission {
+            Admission::Auto => {
+                let mqtt = [
+                    Some(self.mqtt.listen),
+                    self.mqtt.plain_listen,
+                    Some(self.http.listen),
+                ];
+                !mqtt
+                    .into_iter()
+                    .flatten()
+                    .all(|address| address.ip().is_loopback())
+            }
+            Admission::Ticket => true,
+            Admission::Open => false,
+        }
+    }
+
+    /// Where it listens, and how safe that is.
+    pub fn listeners(&self) -> Vec<Listener> {
+        let authenticated = self.ticket_required();
+        let mqtt = |key, address, encrypted| Listener {
+            key,
+            address,
+            encrypted,
+            authenticated,
+        };
+        let mut listeners = vec![
+            mqtt("mqtt.listen", self.mqtt.listen, self.mqtt.tls.is_some()),
+            Listener {
+                key: "http.listen",
+                address: self.http.listen,
+                encrypted: self.http.tls.is_some(),
+                // Health and metrics are for everyone who reaches them.
+                authenticated: true,
+            },
+        ];
+        let plain = self.mqtt.plain_listen;
+        listeners.extend(plain.map(|address| mqtt("mqtt.plain_listen", address, false)));
+        listeners
+    }
+
     /// The broker's share.
     pub fn broker(&self) -> broker::Config {
         broker::Config {
-            listen: vec![self.mqtt.listen.into()],
+            listen: [Some(self.mqtt.listen), self.mqtt.plain_listen]
+                .into_iter()
+                .flatten()
+                .map(Into::into)
+                .collect(),
             max_connections: self.mqtt.max_connections,
             max_packet_size: self.mqtt.max_packet_size,
             max_connect_size: self.mqtt.max_connect_size,

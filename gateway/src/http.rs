@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use daemon::tls::Accept;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -16,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::state::State;
 
-/// How long a client may take for the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take for the TLS handshake and for the head of a request.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the pages are made from.
 #[derive(Clone)]
@@ -47,7 +48,13 @@ struct Registrar {
 }
 
 /// Serves at most so many connections until `stop` is cancelled and open requests are answered.
-pub async fn serve(listener: TcpListener, max_connections: usize, pages: Pages, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    max_connections: usize,
+    tls: Option<Accept>,
+    pages: Pages,
+    stop: CancellationToken,
+) {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -57,7 +64,7 @@ pub async fn serve(listener: TcpListener, max_connections: usize, pages: Pages, 
         connections: max_connections,
         head: HEAD_TIMEOUT,
     };
-    daemon::http::serve(listener, limits, router, stop).await;
+    daemon::http::serve(listener, limits, tls, router, stop).await;
 }
 
 async fn ready(Extract(pages): Extract<Pages>) -> Response {

@@ -3,6 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use broker::{BindError, Broker};
+use daemon::{
+    auth,
+    run::Hangups,
+    tls::{SectionError, ServerTls},
+};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use protocol::{Endpoint, EndpointError};
@@ -34,6 +39,12 @@ pub enum ServerError {
     /// The MQTT address cannot be listened on.
     #[error("mqtt.listen: {0}")]
     Mqtt(#[from] BindError),
+    /// A certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] SectionError),
+    /// Signals cannot be listened for.
+    #[error("cannot listen for SIGHUP: {0}")]
+    Signals(std::io::Error),
     /// The HTTP address cannot be listened on.
     #[error("http.listen: cannot listen on {address}: {source}")]
     Http {
@@ -55,6 +66,9 @@ pub enum ServerError {
 pub struct Addresses {
     /// MQTT.
     pub mqtt: SocketAddr,
+    /// MQTT in plain text, if that is beside MQTT with TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mqtt_plain: Option<SocketAddr>,
     /// HTTP.
     pub http: SocketAddr,
 }
@@ -64,6 +78,8 @@ pub struct Server {
     addresses: Addresses,
     broker: Broker,
     http: TcpListener,
+    tls: ServerTls,
+    hangups: Hangups,
     max_http_connections: usize,
     state: Arc<State>,
     store: Arc<Mutex<Store>>,
@@ -78,6 +94,9 @@ impl Server {
     /// The configuration, the data folder or an address cannot be used.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
         let id = config.check()?;
+        auth::warn(&config.listeners());
+        let hangups = Hangups::listen().map_err(ServerError::Signals)?;
+        let tls = ServerTls::load(config.mqtt.tls.clone(), config.http.tls.clone())?;
         let opened = tokio::task::spawn_blocking({
             let (folder, id) = (config.data_dir.clone(), id.clone());
             move || {
@@ -100,12 +119,20 @@ impl Server {
             address: config.http.listen,
             source,
         })?;
-        let broker = Broker::bind(config.broker(), Arc::new(Admission::new(state.clone()))).await?;
+        let mut listen = config.broker();
+        if let (Some(certificates), Some(first)) = (&tls.mqtt, listen.listen.first_mut()) {
+            first.tls = Some(certificates.subscribe());
+        }
+        let broker = Broker::bind(listen, Arc::new(Admission::new(state.clone()))).await?;
         let mqtt = *broker.addresses().first().ok_or(BindError::NoAddress)?;
+        let mqtt_plain = broker.addresses().get(1).copied();
 
         let endpoints = match config.advertise {
             Some(endpoints) => endpoints,
-            None => vec![format!("mqtt://{mqtt}").parse::<Endpoint>()?],
+            None => {
+                let scheme = if tls.mqtt.is_some() { "mqtts" } else { "mqtt" };
+                vec![format!("{scheme}://{mqtt}").parse::<Endpoint>()?]
+            }
         };
         let link = link::Config {
             gateway: id,
@@ -122,10 +149,13 @@ impl Server {
         Ok(Self {
             addresses: Addresses {
                 mqtt,
+                mqtt_plain,
                 http: http_address,
             },
             broker,
             http,
+            tls,
+            hangups,
             max_http_connections: config.http.max_connections,
             state,
             store: Arc::new(Mutex::new(store)),
@@ -148,6 +178,8 @@ impl Server {
         let mut registry = Registry::default();
         metrics::register(&mut registry, self.state.clone());
         self.broker.register_metrics(&mut registry);
+        self.tls.register(registry.sub_registry_with_prefix("gateway"));
+        let accept = self.tls.http.as_ref().map(|tls| tls.accept(http::HEAD_TIMEOUT));
         let (sender, commands) = mpsc::channel(control::QUEUE);
         let control = Control {
             state: self.state.clone(),
@@ -175,12 +207,17 @@ impl Server {
         let (link_stop, control_stop, http_stop) = (stop.child_token(), last.clone(), last.clone());
         let mut linked = JoinSet::new();
         linked.spawn(async move { link.run(link_stop).await });
+        let tls_stop = last.clone();
+        tasks.spawn(async move {
+            self.tls.keep(self.hangups, tls_stop).await;
+            "certificates"
+        });
         tasks.spawn(async move {
             control.run(control_stop).await;
             "control loop"
         });
         tasks.spawn(async move {
-            http::serve(self.http, self.max_http_connections, pages, http_stop).await;
+            http::serve(self.http, self.max_http_connections, accept, pages, http_stop).await;
             "HTTP listener"
         });
 

@@ -16,6 +16,7 @@ mod watch;
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -25,9 +26,9 @@ use daemon::exit::tell;
 
 use self::{client::Client, error::Error, output::Format};
 
-/// What every verb accepts.
+/// Which registrar to talk to, and whom to believe that it is the one.
 #[derive(Clone, Debug, Args)]
-pub struct Options {
+pub struct Target {
     /// Where the registrar's HTTP API listens.
     #[arg(
         long,
@@ -37,6 +38,16 @@ pub struct Options {
         default_value = "http://127.0.0.1:8080"
     )]
     server: String,
+    /// The certificate authorities to trust for https://, in a PEM file; without it, those this machine trusts.
+    #[arg(long, global = true, value_name = "FILE", env = "REGISTRAR_CA")]
+    ca: Option<PathBuf>,
+}
+
+/// What every verb accepts.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    target: Target,
     /// How to print data on stdout.
     #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -95,12 +106,18 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 fn dispatch(command: ClientCommand, mut program: clap::Command) -> Result<(), Error> {
     match command {
-        ClientCommand::Device(noun) => device::run(noun.verb, &noun.options.client(), noun.options.output),
-        ClientCommand::Gateway(noun) => gateway::run(noun.verb, &noun.options.client(), noun.options.output),
-        ClientCommand::Migration(noun) => {
-            migration::run(noun.verb, &noun.options.client(), noun.options.output)
+        ClientCommand::Device(noun) => {
+            device::run(noun.verb, &noun.options.target.client()?, noun.options.output)
         }
-        ClientCommand::Audit(noun) => audit::run(noun.verb, &noun.options.client(), noun.options.output),
+        ClientCommand::Gateway(noun) => {
+            gateway::run(noun.verb, &noun.options.target.client()?, noun.options.output)
+        }
+        ClientCommand::Migration(noun) => {
+            migration::run(noun.verb, &noun.options.target.client()?, noun.options.output)
+        }
+        ClientCommand::Audit(noun) => {
+            audit::run(noun.verb, &noun.options.target.client()?, noun.options.output)
+        }
         ClientCommand::Backup(backup) => backup.run(),
         ClientCommand::Restore(restore) => restore.run(),
         ClientCommand::Completions { shell } => {
@@ -112,8 +129,8 @@ fn dispatch(command: ClientCommand, mut program: clap::Command) -> Result<(), Er
     }
 }
 
-impl Options {
-    fn client(&self) -> Client {
-        Client::new(&self.server)
+impl Target {
+    fn client(&self) -> Result<Client, Error> {
+        Client::new(&self.server, self.ca.clone())
     }
 }

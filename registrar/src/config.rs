@@ -14,6 +14,7 @@ use crate::{
     store::{Retention, sled::SledConfig},
 };
 pub use daemon::config::LoadError;
+use daemon::{auth::Auth, tls::TlsFiles};
 
 /// A registrar's configuration in layers.
 pub type Layers = daemon::config::Layers<Config>;
@@ -26,7 +27,9 @@ impl daemon::config::Configuration for Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Accept listeners that are not on loopback although nothing is encrypted or authenticated yet.
+    /// Whether devices, gateways and people have to say who they are.
+    pub auth: Auth,
+    /// Accept listeners that are not on loopback and not encrypted or not authenticated.
     pub insecure: bool,
     /// How long a graceful shutdown may take.
     #[serde(with = "humantime_serde")]
@@ -55,6 +58,12 @@ pub struct Config {
 pub struct Mqtt {
     /// Where to listen; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Where to listen in plain text as well, beside `listen` with TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plain_listen: Option<SocketAddr>,
+    /// Makes `listen` speak TLS only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
     /// Connections at one time.
     pub max_connections: usize,
     /// The largest packet accepted, in bytes; gateways send the largest ones.
@@ -90,6 +99,9 @@ pub struct Mqtt {
 pub struct Http {
     /// Where to listen; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Makes `listen` speak TLS only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
     /// Connections at one time; one more waits until another one ends.
     pub max_connections: usize,
     /// Requests that wait for a change at one time; one more is refused.
@@ -204,6 +216,7 @@ pub struct Import {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            auth: Auth::Auto,
             insecure: false,
             shutdown_timeout: Duration::from_secs(10),
             mqtt: Mqtt::default(),
@@ -223,6 +236,8 @@ impl Default for Mqtt {
         let broker = broker::Config::default();
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
+            plain_listen: None,
+            tls: None,
             max_connections: broker.max_connections,
             // A gateway's largest message, and its topic and properties.
             max_packet_size: 2 * broker.max_packet_size,
@@ -244,6 +259,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tls: None,
             max_connections: 4_000,
             max_waiting: 1_000,
             max_body: 64 * 1024,
@@ -324,7 +340,11 @@ impl Config {
     /// The broker's part.
     pub fn broker(&self) -> broker::Config {
         broker::Config {
-            listen: vec![self.mqtt.listen.into()],
+            listen: [Some(self.mqtt.listen), self.mqtt.plain_listen]
+                .into_iter()
+                .flatten()
+                .map(Into::into)
+                .collect(),
             max_connections: self.mqtt.max_connections,
             max_packet_size: self.mqtt.max_packet_size,
             max_connect_size: self.mqtt.max_connect_size,

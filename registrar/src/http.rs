@@ -22,6 +22,7 @@ use axum::{
     extract::DefaultBodyLimit,
     routing::{get, post},
 };
+use daemon::tls::Accept;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -32,8 +33,8 @@ use error::Failure;
 /// The most entries of one page.
 const MAX_PAGE: usize = 1_000;
 
-/// How long a client may take for the head of a request, and for each part of its body.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take for the TLS handshake, for the head of a request, and for each part of its body.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the API is made from.
 pub struct App {
@@ -95,10 +96,16 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 /// Serves at most so many connections until `stop` is cancelled and open requests are answered.
-pub async fn serve(listener: TcpListener, max_connections: usize, app: Arc<App>, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    max_connections: usize,
+    tls: Option<Accept>,
+    app: Arc<App>,
+    stop: CancellationToken,
+) {
     let limits = daemon::http::Limits {
         connections: max_connections,
         head: READ_TIMEOUT,
     };
-    daemon::http::serve(listener, limits, router(app), stop).await;
+    daemon::http::serve(listener, limits, tls, router(app), stop).await;
 }

@@ -8,6 +8,11 @@ use std::{
 };
 
 use broker::{BindError, Broker, Message};
+use daemon::{
+    auth,
+    run::Hangups,
+    tls::{SectionError, ServerTls},
+};
 use prometheus_client::registry::Registry;
 use protocol::GatewayId;
 use tempfile::TempDir;
@@ -58,6 +63,12 @@ pub enum ServerError {
     /// The broker cannot listen.
     #[error("mqtt.listen: {0}")]
     Mqtt(#[from] BindError),
+    /// A certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] SectionError),
+    /// Signals cannot be listened for.
+    #[error("cannot listen for SIGHUP: {0}")]
+    Signals(std::io::Error),
     /// HTTP cannot listen.
     #[error("http.listen: cannot listen on {address}: {source}")]
     Http {
@@ -79,6 +90,9 @@ pub enum ServerError {
 pub struct Addresses {
     /// MQTT.
     pub mqtt: SocketAddr,
+    /// MQTT in plain text, if that is beside MQTT with TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mqtt_plain: Option<SocketAddr>,
     /// HTTP.
     pub http: SocketAddr,
 }
@@ -104,6 +118,9 @@ impl Server {
     /// The configuration, the data folder or an address cannot be used.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
         config.check()?;
+        auth::warn(&config.listeners());
+        let hangups = Hangups::listen().map_err(ServerError::Signals)?;
+        let tls = ServerTls::load(config.mqtt.tls.clone(), config.http.tls.clone())?;
         let address = config.http.listen;
         let listener = TcpListener::bind(address)
             .await
@@ -119,8 +136,9 @@ impl Server {
             waiting: Semaphore::new(config.http.max_waiting),
         });
         let (served, stop, max_connections) = (Arc::clone(&app), last.clone(), config.http.max_connections);
+        let accept = tls.http.as_ref().map(|tls| tls.accept(http::READ_TIMEOUT));
         tasks.spawn(async move {
-            http::serve(listener, max_connections, served, stop).await;
+            http::serve(listener, max_connections, accept, served, stop).await;
             "HTTP listener"
         });
 
@@ -140,6 +158,7 @@ impl Server {
         let metrics = Metrics::new(&mut registry);
         let commit_metrics = CommitMetrics::default();
         commit_metrics.register(&mut registry);
+        tls.register(registry.sub_registry_with_prefix("registrar"));
         let (committer, commits) = Committer::spawn(Arc::clone(&store), config.store.queue, commit_metrics);
         let view = Arc::new(View::default());
         let (sender, events) = mpsc::channel(config.gateways.queue);
@@ -161,11 +180,21 @@ impl Server {
             sender.clone(),
             metrics,
         );
-        let bound = Broker::bind(config.broker(), Arc::new(hook)).await?;
+        let mut listen = config.broker();
+        if let (Some(certificates), Some(first)) = (&tls.mqtt, listen.listen.first_mut()) {
+            first.tls = Some(certificates.subscribe());
+        }
+        let bound = Broker::bind(listen, Arc::new(hook)).await?;
         let mqtt = *bound.addresses().first().ok_or(BindError::NoAddress)?;
+        let mqtt_plain = bound.addresses().get(1).copied();
         broker.get_or_init(|| bound.handle());
         bound.register_metrics(&mut registry);
 
+        let stop = last.clone();
+        tasks.spawn(async move {
+            tls.keep(hangups, stop).await;
+            "certificates"
+        });
         let stop = last.clone();
         tasks.spawn(async move {
             if let Err(error) = control.run(events, stop).await {
@@ -198,7 +227,11 @@ impl Server {
         }
         app.registry.get_or_init(|| registry);
         app.loaded.get_or_init(|| Loaded { service, importer });
-        let addresses = Addresses { mqtt, http };
+        let addresses = Addresses {
+            mqtt,
+            mqtt_plain,
+            http,
+        };
         tracing::info!(%mqtt, %http, data_dir = %config.store.data_dir.display(), "serving");
         Ok(Self {
             addresses,
@@ -319,7 +352,7 @@ mod tests {
     #[tokio::test]
     async fn it_tells_where_it_listens_and_stops_in_order() {
         let server = Server::bind(config()).await.unwrap();
-        let Addresses { mqtt, http } = server.addresses();
+        let Addresses { mqtt, http, .. } = server.addresses();
         assert!(mqtt.port() != 0 && http.port() != 0);
         let stop = CancellationToken::new();
         let running = tokio::spawn(server.run(stop.clone()));

@@ -7,7 +7,7 @@ use std::{
 use clap::Args;
 use indicatif::ProgressBar;
 
-use super::{Client, Error, tell};
+use super::{Error, Target, tell};
 use crate::{
     backup::{Counts, EPOCHS_AHEAD, restore},
     store::sled::SledConfig,
@@ -16,14 +16,8 @@ use crate::{
 /// `registrar backup`.
 #[derive(Clone, Debug, Args)]
 pub struct Backup {
-    /// Where the registrar's HTTP API listens.
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "REGISTRAR_SERVER",
-        default_value = "http://127.0.0.1:8080"
-    )]
-    server: String,
+    #[command(flatten)]
+    target: Target,
     /// The file to write, whole or not at all; `-` for stdout.
     file: PathBuf,
 }
@@ -40,7 +34,7 @@ pub struct Restore {
 
 impl Backup {
     pub fn run(self) -> Result<(), Error> {
-        let mut backup = Client::new(&self.server).download("/v1/backup")?;
+        let mut backup = self.target.client()?.download("/v1/backup")?;
         if self.file.as_os_str() == "-" {
             return copy(&mut backup, &mut io::stdout(), Error::Output).map(drop);
         }

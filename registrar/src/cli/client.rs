@@ -1,13 +1,16 @@
 use std::{
     io::{self, BufReader, ErrorKind, Read},
+    path::PathBuf,
     time::Duration,
 };
 
+use daemon::tls::{ClientTls, provider};
 use serde::{Serialize, de::DeserializeOwned};
 use ureq::{
     Agent, Body, SendBody,
     http::{HeaderValue, Request, Response},
     middleware::MiddlewareNext,
+    tls::{Certificate, RootCerts, TlsConfig},
 };
 
 use super::Error;
@@ -28,20 +31,23 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(server: &str) -> Self {
+    /// `ca` names the authorities to trust where `server` is `https://`; those of the machine without.
+    pub fn new(server: &str, ca: Option<PathBuf>) -> Result<Self, Error> {
         let server = server.trim_end_matches('/');
         let server = if server.contains("://") {
             server.to_owned()
         } else {
             format!("http://{server}")
         };
-        let agent = Agent::config_builder()
+        let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))
-            .middleware(with_actor(user()))
-            .build()
-            .new_agent();
-        Self { agent, server }
+            .middleware(with_actor(user()));
+        if server.starts_with("https://") {
+            config = config.tls_config(trust(ca)?);
+        }
+        let agent = config.build().new_agent();
+        Ok(Self { agent, server })
     }
 
     pub fn get<T: DeserializeOwned>(&self, path: &str, query: Query<'_>) -> Result<T, Error> {
@@ -157,15 +163,36 @@ impl Client {
 
     fn unreachable(&self, error: ureq::Error) -> Error {
         match error {
-            ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TlsRequired => Error::Usage(
-                format!("--server {}: {error}; write it as http://HOST:PORT", self.server),
-            ),
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TlsRequired => {
+                Error::Usage(format!(
+                    "--server {}: {error}; write it as http://HOST:PORT or https://HOST:PORT",
+                    self.server
+                ))
+            }
             error => Error::Unreachable {
                 server: self.server.clone(),
                 reason: error.to_string(),
             },
         }
     }
+}
+
+fn trust(ca: Option<PathBuf>) -> Result<TlsConfig, Error> {
+    let tls = ClientTls {
+        ca,
+        ..ClientTls::default()
+    };
+    let authorities = tls
+        .authorities()
+        .map_err(|error| Error::Usage(format!("--ca: {error}")))?;
+    let authorities: Vec<_> = authorities
+        .iter()
+        .map(|authority| Certificate::from_der(authority).to_owned())
+        .collect();
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&authorities))
+        .unversioned_rustls_crypto_provider(provider())
+        .build())
 }
 
 fn pairs<'a>(query: Query<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {

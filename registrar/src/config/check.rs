@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use daemon::{auth::Listener, tls::TlsFiles};
+
 use super::Config;
 
 /// Levels of `reg/query/<device>` and `gw/<gateway>/status`.
@@ -10,16 +12,20 @@ const TOPIC_LEVELS: usize = 3;
 /// Why a configuration that can be read is not one to run on.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
-    /// Open to others while nothing protects it.
-    #[error(
-        "{key}: {address} is not on loopback, and there is no encryption and no password yet; set insecure = true to accept that"
-    )]
-    Exposed {
-        /// The key.
+    /// Open to others while not all protects it that could.
+    #[error("{0}; set up TLS and auth, or set insecure = true to accept that")]
+    Exposed(String),
+    /// A certificate without its key, or a key without its certificate.
+    #[error("{section}.{key}: is needed, TLS takes a certificate and its key")]
+    Tls {
+        /// The section.
+        section: &'static str,
+        /// What is not set.
         key: &'static str,
-        /// The address.
-        address: SocketAddr,
     },
+    /// A second listener in plain text beside one in plain text.
+    #[error("mqtt.plain_listen: is for tools beside a listener with TLS; set up mqtt.tls, or leave it out")]
+    PlainTwice,
     /// A figure no registrar can run on.
     #[error("{key}: must be {allowed}")]
     Figure {
@@ -34,18 +40,51 @@ pub enum CheckError {
 }
 
 impl Config {
+    /// Whether devices, gateways and people have to say who they are.
+    pub fn auth_required(&self) -> bool {
+        self.auth
+            .required(self.addresses().map(|(_, address, _)| address))
+    }
+
+    /// Where it listens, and how safe that is.
+    pub fn listeners(&self) -> Vec<Listener> {
+        let authenticated = self.auth_required();
+        let addresses = self.addresses().map(|(key, address, encrypted)| Listener {
+            key,
+            address,
+            encrypted,
+            authenticated,
+        });
+        addresses.collect()
+    }
+
+    /// Key, address, and whether it is encrypted.
+    fn addresses(&self) -> impl Iterator<Item = (&'static str, SocketAddr, bool)> {
+        let plain = self.mqtt.plain_listen;
+        [
+            ("mqtt.listen", self.mqtt.listen, self.mqtt.tls.is_some()),
+            ("http.listen", self.http.listen, self.http.tls.is_some()),
+        ]
+        .into_iter()
+        .chain(plain.map(|address| ("mqtt.plain_listen", address, false)))
+    }
+
     /// Whether a registrar may run on it.
     ///
     /// # Errors
     /// What is wrong first, with its key.
     pub fn check(&self) -> Result<(), CheckError> {
-        for (key, address) in [
-            ("mqtt.listen", self.mqtt.listen),
-            ("http.listen", self.http.listen),
-        ] {
-            if !self.insecure && !address.ip().is_loopback() {
-                return Err(CheckError::Exposed { key, address });
+        for (section, tls) in [("mqtt.tls", &self.mqtt.tls), ("http.tls", &self.http.tls)] {
+            if let Some(key) = tls.as_ref().and_then(TlsFiles::missing) {
+                return Err(CheckError::Tls { section, key });
             }
+        }
+        if self.mqtt.plain_listen.is_some() && self.mqtt.tls.is_none() {
+            return Err(CheckError::PlainTwice);
+        }
+        let danger = self.listeners().iter().find_map(Listener::warning);
+        if let (false, Some(danger)) = (self.insecure, danger) {
+            return Err(CheckError::Exposed(danger));
         }
         let counts = [
             ("mqtt.max_connections", self.mqtt.max_connections),

@@ -134,6 +134,62 @@ fn a_listener_open_to_others_takes_a_word() {
     assert_eq!(config.check(), Ok(()));
 }
 
+fn dangers(config: &Config) -> Vec<String> {
+    let listeners = config.listeners();
+    listeners
+        .iter()
+        .filter_map(|listener| listener.warning())
+        .collect()
+}
+
+#[test]
+fn what_others_reach_is_authenticated_and_encrypted_or_said_to_be_unsafe() {
+    let mut config = Config::default();
+    assert!(!config.auth_required() && dangers(&config).is_empty());
+    config.mqtt.listen = "0.0.0.0:8883".parse().unwrap();
+    assert!(config.auth_required());
+    let danger = "mqtt.listen: 0.0.0.0:8883 is not on loopback, and it is not encrypted";
+    assert_eq!(dangers(&config), [danger]);
+    config.auth = Auth::Off;
+    assert_eq!(
+        dangers(&config),
+        ["mqtt.listen: 0.0.0.0:8883 is not on loopback, and it is neither encrypted nor authenticated"]
+    );
+    config.auth = Auth::Auto;
+    let files = TlsFiles {
+        cert: "server.pem".into(),
+        key: "server.key".into(),
+    };
+    config.mqtt.tls = Some(files);
+    assert_eq!((config.check(), dangers(&config)), (Ok(()), Vec::new()));
+    // Plain text beside it is for the machine itself.
+    config.mqtt.plain_listen = Some("127.0.0.1:1883".parse().unwrap());
+    assert_eq!(config.check(), Ok(()));
+    config.mqtt.plain_listen = Some("0.0.0.0:1883".parse().unwrap());
+    let error = config.check().unwrap_err().to_string();
+    assert!(
+        error.starts_with("mqtt.plain_listen: 0.0.0.0:1883 is not on loopback, and it is not encrypted; "),
+        "{error}"
+    );
+    config.insecure = true;
+    assert_eq!((config.check(), dangers(&config).len()), (Ok(()), 1));
+}
+
+#[test]
+fn tls_takes_a_certificate_and_its_key() {
+    let refused = |text: &str| load(text).unwrap().config().check().unwrap_err().to_string();
+    for (text, expected) in [
+        ("[mqtt.tls]\ncert = \"c\"", "mqtt.tls.key: is needed"),
+        ("[http.tls]\nkey = \"k\"", "http.tls.cert: is needed"),
+        ("[mqtt]\nplain_listen = \"127.0.0.1:1\"", "mqtt.plain_listen: "),
+    ] {
+        assert!(refused(text).starts_with(expected), "{}", refused(text));
+    }
+    let mut layers = Layers::default();
+    layers.text("http.tls.key", "k.pem", "--flag").unwrap();
+    assert!(layers.show().contains("http.tls.key = \"k.pem\"  # --flag"));
+}
+
 #[test]
 fn figures_that_cannot_work_are_refused() {
     let refused = |text: &str| load(text).unwrap().config().check().unwrap_err().to_string();

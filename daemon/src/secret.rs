@@ -1,0 +1,162 @@
+//! Secrets of the configuration: `password` or `password_file`.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::private::{self, PrivateError};
+
+/// What is shown instead.
+const HIDDEN: &str = "***";
+
+/// A key or a password. It is read from a configuration, and never shown: neither by `config show` nor in a log.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+/// Why there is no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The key is set twice.
+    #[error("{0} and {0}_file are both set; keep one")]
+    Twice(&'static str),
+    /// The file is not usable.
+    #[error("{key}_file: {source}")]
+    File {
+        /// The key, without `_file`.
+        key: &'static str,
+        /// Why.
+        source: PrivateError,
+    },
+    /// There is nothing in it.
+    #[error("{key}_file: {path} is empty")]
+    Empty {
+        /// The key, without `_file`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is no text.
+    #[error("{key}_file: {path} is not UTF-8 text")]
+    Text {
+        /// The key, without `_file`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Secret {
+    /// Wraps one that comes from elsewhere.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself, for its one use.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// What `key` or `<key>_file` of a configuration says, if either is set. White space around a file's text is no part of it.
+    ///
+    /// # Errors
+    /// Both are set, or the file cannot be read, is open to others, empty or no text.
+    pub fn of(
+        key: &'static str,
+        inline: Option<&Self>,
+        file: Option<&Path>,
+    ) -> Result<Option<Self>, SecretError> {
+        let path = match (inline, file) {
+            (Some(_), Some(_)) => return Err(SecretError::Twice(key)),
+            (inline, None) => return Ok(inline.cloned()),
+            (None, Some(path)) => path,
+        };
+        let bytes = private::read(path).map_err(|source| SecretError::File { key, source })?;
+        let text = String::from_utf8(bytes).map_err(|_| SecretError::Text {
+            key,
+            path: path.into(),
+        })?;
+        match text.trim() {
+            "" => Err(SecretError::Empty {
+                key,
+                path: path.into(),
+            }),
+            text => Ok(Some(Self::new(text))),
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(HIDDEN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::PermissionsExt,
+    };
+
+    use super::*;
+    use crate::config::{Configuration, Layers};
+
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Door {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<Secret>,
+    }
+
+    impl Configuration for Door {
+        const PREFIX: &str = "DOOR__";
+    }
+
+    #[test]
+    fn it_is_configured_and_never_shown() {
+        let mut layers = Layers::<Door>::default();
+        layers.text("key", "open sesame", "--key").unwrap();
+        let door = layers.config();
+        assert_eq!(door.key.as_ref().unwrap().reveal(), "open sesame");
+        assert!(!format!("{door:?}").contains("sesame"));
+        assert_eq!(layers.show(), "key = \"***\"  # --key\n");
+    }
+
+    #[test]
+    fn a_file_is_trimmed_and_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let given = |text: &[u8]| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            Secret::of("http.key", None, Some(&path))
+        };
+        assert_eq!(given(b" k 1\n").unwrap().unwrap().reveal(), "k 1");
+        let empty = given(b"\n").unwrap_err().to_string();
+        assert!(
+            empty.starts_with("http.key_file: ") && empty.ends_with(" is empty"),
+            "{empty}"
+        );
+        let binary = given(b"\xff").unwrap_err().to_string();
+        assert!(binary.ends_with("is not UTF-8 text"), "{binary}");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let open = Secret::of("http.key", None, Some(&path)).unwrap_err().to_string();
+        assert!(open.contains("chmod 600"), "{open}");
+        let both = Secret::of("http.key", Some(&Secret::new("k")), Some(&path)).unwrap_err();
+        assert_eq!(
+            both.to_string(),
+            "http.key and http.key_file are both set; keep one"
+        );
+        assert_eq!(Secret::of("http.key", None, None).unwrap(), None);
+    }
+}

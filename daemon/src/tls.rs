@@ -1,0 +1,88 @@
+//! TLS: certificates and keys from files, the servers' side of it and the clients'.
+
+mod accept;
+mod client;
+mod files;
+mod presented;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::{path::PathBuf, sync::Arc};
+
+use rustls::crypto::CryptoProvider;
+
+pub use self::{
+    accept::Accept,
+    client::ClientTls,
+    files::{certificates, private_key},
+    server::{Certificates, Purpose, SectionError, ServerTls, TlsFiles},
+};
+use crate::private::PrivateError;
+
+/// Why TLS cannot be spoken with what is configured.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A certificate's file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// A key's file cannot be read, or others can.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
+    /// It is no PEM file.
+    #[error("{path} is no PEM file: {problem}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// What is needed is not in it.
+    #[error("there is no {what} in {path}")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// A certificate cannot be used.
+    #[error("the certificate in {path} cannot be used: {problem}")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The key cannot be used.
+    #[error("the key in {path} cannot be used: {problem}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The key is another certificate's.
+    #[error("the key in {key} does not belong to the certificate in {cert}")]
+    NotTogether {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// The machine has no authorities to trust.
+    #[error("no certificate authority is known to this machine ({0}); name a file of them")]
+    NoRoots(String),
+    /// Anything else the library says.
+    #[error("TLS: {0}")]
+    Library(#[from] rustls::Error),
+}
+
+/// The one implementation of cryptography we use.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}

@@ -1,0 +1,87 @@
+use std::{path::PathBuf, sync::Arc};
+
+use rustls::{ClientConfig, RootCertStore, sign::SingleCertAndKey};
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    TlsError,
+    files::{certificates, identity},
+    provider,
+};
+
+/// Whom a client trusts, and who it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientTls {
+    /// The authorities trusted, in a PEM file; those the machine trusts where it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// The client's certificate, followed by those that lead to its authority.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// Its key, which only its owner may read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+}
+
+impl ClientTls {
+    /// The name of what is not set beside the other one.
+    pub fn missing(&self) -> Option<&'static str> {
+        match (&self.cert, &self.key) {
+            (Some(_), None) => Some("key"),
+            (None, Some(_)) => Some("cert"),
+            _ => None,
+        }
+    }
+
+    /// The authorities trusted.
+    ///
+    /// # Errors
+    /// The file cannot be used, or the machine knows none.
+    pub fn authorities(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        if let Some(path) = &self.ca {
+            return certificates(path);
+        }
+        let known = rustls_native_certs::load_native_certs();
+        if known.certs.is_empty() {
+            let why = known.errors.first();
+            return Err(TlsError::NoRoots(
+                why.map_or("it has none".to_owned(), ToString::to_string),
+            ));
+        }
+        Ok(known.certs)
+    }
+
+    /// Reads the files and makes a client's side of TLS 1.2 and 1.3 from them. Files change, so for each connection it is made
+    /// anew, or once where connections are many and alike.
+    ///
+    /// # Errors
+    /// A file cannot be used, or certificate and key do not belong together.
+    pub fn load(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        let provider = provider();
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(path) => {
+                for certificate in self.authorities()? {
+                    roots.add(certificate).map_err(|error| TlsError::Certificate {
+                        path: path.clone(),
+                        problem: error.to_string(),
+                    })?;
+                }
+            }
+            // Machines have authorities nobody can parse.
+            None => drop(roots.add_parsable_certificates(self.authorities()?)),
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        Ok(Arc::new(match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => {
+                let (certified, _) = identity(cert, key, &provider, super::server::now())?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+            }
+            _ => builder.with_no_client_auth(),
+        }))
+    }
+}

@@ -1,0 +1,270 @@
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+use rustls::{ServerConfig, sign::SingleCertAndKey};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Accept, TlsError, files::identity, presented::Presented, provider};
+use crate::run::Hangups;
+
+/// How long before its end a certificate is warned about.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// How often that is looked at while running.
+const LOOK: Duration = Duration::from_secs(24 * 3600);
+
+/// A server's certificate and key, both in PEM files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsFiles {
+    /// The certificate, followed by those that lead to its authority.
+    pub cert: PathBuf,
+    /// The key, which only its owner may read.
+    pub key: PathBuf,
+}
+
+impl TlsFiles {
+    /// The name of what is not set.
+    pub fn missing(&self) -> Option<&'static str> {
+        [("cert", &self.cert), ("key", &self.key)]
+            .into_iter()
+            .find_map(|(name, path)| path.as_os_str().is_empty().then_some(name))
+    }
+}
+
+/// What is spoken inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// MQTT: clients may present certificates.
+    Mqtt,
+    /// HTTP: they are not asked for any, which browsers would pass on to people.
+    Http,
+}
+
+/// A listener's certificate, which can be exchanged while it is in use.
+#[derive(Debug)]
+pub struct Certificates {
+    /// The key of the configuration, for messages.
+    name: &'static str,
+    files: TlsFiles,
+    purpose: Purpose,
+    current: watch::Sender<Arc<ServerConfig>>,
+    until: Gauge,
+    failures: Counter,
+    refused: Counter,
+}
+
+impl Certificates {
+    /// Loads the files; `name` is the configuration's section.
+    ///
+    /// # Errors
+    /// They are no certificate and key that belong together and are in date.
+    pub fn load(name: &'static str, files: TlsFiles, purpose: Purpose) -> Result<Self, TlsError> {
+        let (config, until) = build(&files, purpose, now())?;
+        let loaded = Self {
+            name,
+            files,
+            purpose,
+            current: watch::Sender::new(config),
+            until: Gauge::default(),
+            failures: Counter::default(),
+            refused: Counter::default(),
+        };
+        loaded.valid(until);
+        Ok(loaded)
+    }
+
+    /// What connections are to be accepted with; it changes with the files.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<ServerConfig>> {
+        self.current.subscribe()
+    }
+
+    /// Shakes hands with it, for listeners that have no way of their own to.
+    pub fn accept(&self, within: Duration) -> Accept {
+        Accept {
+            config: self.subscribe(),
+            within,
+            failed: self.refused.clone(),
+        }
+    }
+
+    /// Adds its metrics; the registry's prefix and labels tell whose they are.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "tls_certificate_expiry_timestamp_seconds",
+            "Until when the certificate in use is valid",
+            self.until.clone(),
+        );
+        registry.register(
+            "tls_reload_failures",
+            "Reloads that failed and left the certificate as it was",
+            self.failures.clone(),
+        );
+        if self.purpose == Purpose::Http {
+            registry.register(
+                "tls_handshakes_failed",
+                "TLS handshakes that clients could not or did not finish in time",
+                self.refused.clone(),
+            );
+        }
+    }
+
+    /// Reads the files again. Connections that are up stay as they are; what cannot be used leaves everything as it was.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn reload(&self) -> Result<(), TlsError> {
+        match build(&self.files, self.purpose, now()) {
+            Ok((config, until)) => {
+                self.current.send_replace(config);
+                self.valid(until);
+                Ok(())
+            }
+            Err(error) => {
+                self.failures.inc();
+                Err(error)
+            }
+        }
+    }
+
+    fn try_reload(&self) {
+        match self.reload() {
+            Ok(()) => tracing::info!(section = self.name, "certificate reloaded"),
+            Err(error) => tracing::error!(
+                section = self.name,
+                %error,
+                "the certificate cannot be reloaded, the one in use stays"
+            ),
+        }
+    }
+
+    fn look(&self) {
+        if let Ok(until) = Timestamp::from_second(self.until.get()) {
+            self.warn(until);
+        }
+    }
+
+    fn valid(&self, until: Timestamp) {
+        self.until.set(until.as_second());
+        self.warn(until);
+    }
+
+    fn warn(&self, until: Timestamp) {
+        let left = until.duration_since(now());
+        if left.unsigned_abs() < SOON || left.is_negative() {
+            tracing::warn!(
+                section = self.name,
+                file = %self.files.cert.display(),
+                %until,
+                days = left.as_hours() / 24,
+                "the certificate ends soon: replace it and send SIGHUP"
+            );
+        }
+    }
+}
+
+/// The certificates of a server's listeners.
+#[derive(Debug)]
+pub struct ServerTls {
+    /// For `mqtt.listen`.
+    pub mqtt: Option<Certificates>,
+    /// For `http.listen`.
+    pub http: Option<Certificates>,
+}
+
+/// A section of the configuration whose certificate or key cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{section}: {source}")]
+pub struct SectionError {
+    section: &'static str,
+    source: TlsError,
+}
+
+impl ServerTls {
+    /// Loads what `[mqtt.tls]` and `[http.tls]` name.
+    ///
+    /// # Errors
+    /// The first section whose files cannot be used.
+    pub fn load(mqtt: Option<TlsFiles>, http: Option<TlsFiles>) -> Result<Self, SectionError> {
+        let load = |section, files: Option<TlsFiles>, purpose| {
+            let loaded = files
+                .map(|files| Certificates::load(section, files, purpose))
+                .transpose();
+            loaded.map_err(|source| SectionError { section, source })
+        };
+        Ok(Self {
+            mqtt: load("mqtt.tls", mqtt, Purpose::Mqtt)?,
+            http: load("http.tls", http, Purpose::Http)?,
+        })
+    }
+
+    /// Adds the metrics of those there are.
+    pub fn register(&self, registry: &mut Registry) {
+        for (listener, certificates) in [("mqtt", &self.mqtt), ("http", &self.http)] {
+            if let Some(certificates) = certificates {
+                let label = ("listener".into(), listener.into());
+                certificates.register(registry.sub_registry_with_label(label));
+            }
+        }
+    }
+
+    /// Reloads at every SIGHUP and warns once a day before a certificate ends, until `stop` is cancelled. Without certificates,
+    /// it sees to it that a SIGHUP, which asks for no more than that, does no harm.
+    pub async fn keep(self, mut hangups: Hangups, stop: CancellationToken) {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first one is at once, and loading has looked.
+        looks.tick().await;
+        loop {
+            let hung_up = tokio::select! {
+                () = stop.cancelled() => return,
+                () = hangups.next() => true,
+                _ = looks.tick() => false,
+            };
+            for certificates in [&self.mqtt, &self.http].into_iter().flatten() {
+                if hung_up {
+                    certificates.try_reload();
+                } else {
+                    certificates.look();
+                }
+            }
+        }
+    }
+}
+
+fn build(
+    files: &TlsFiles,
+    purpose: Purpose,
+    now: Timestamp,
+) -> Result<(Arc<ServerConfig>, Timestamp), TlsError> {
+    let provider = provider();
+    let (certified, until) = identity(&files.cert, &files.key, &provider, now)?;
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = match purpose {
+        Purpose::Mqtt => builder.with_client_cert_verifier(Arc::new(Presented(provider))),
+        Purpose::Http => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    // Sealed with a key that changes by itself, so that a client that comes back needs neither signature nor memory here.
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.send_tls13_tickets = 1;
+    if purpose == Purpose::Http {
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    }
+    Ok((Arc::new(config), until))
+}
+
+#[allow(clippy::disallowed_methods, reason = "certificates end by the wall clock")]
+pub(super) fn now() -> Timestamp {
+    Timestamp::now()
+}

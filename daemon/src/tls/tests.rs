@@ -1,0 +1,343 @@
+use std::{
+    fs::{self, Permissions},
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rustls::{ClientConfig, ProtocolVersion, RootCertStore};
+use rustls_pki_types::ServerName;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+struct Pki {
+    folder: TempDir,
+    authority: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
+        Self { folder, authority }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes `<file>.pem` and `<file>.key`.
+    fn issue(&self, file: &str, change: impl FnOnce(&mut CertificateParams)) -> TlsFiles {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.authority).unwrap();
+        let files = TlsFiles {
+            cert: self.path(&format!("{file}.pem")),
+            key: self.path(&format!("{file}.key")),
+        };
+        fs::write(&files.cert, certificate.pem()).unwrap();
+        fs::write(&files.key, key.serialize_pem()).unwrap();
+        fs::set_permissions(&files.key, Permissions::from_mode(0o600)).unwrap();
+        files
+    }
+
+    fn client(&self, identity: Option<&TlsFiles>) -> Arc<ClientConfig> {
+        let tls = ClientTls {
+            ca: Some(self.path("ca.pem")),
+            cert: identity.map(|files| files.cert.clone()),
+            key: identity.map(|files| files.key.clone()),
+        };
+        tls.load().unwrap()
+    }
+}
+
+fn load(files: &TlsFiles) -> Result<Certificates, TlsError> {
+    Certificates::load("mqtt.tls", files.clone(), Purpose::Mqtt)
+}
+
+/// A server that answers the number of certificates it was presented, and the version spoken, and stays.
+async fn serve(certificates: &Certificates) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accept = certificates.accept(Duration::from_secs(60));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let accept = accept.clone();
+            tokio::spawn(async move {
+                let mut stream = accept.accept(stream).await.unwrap();
+                let chain = stream.get_ref().1.peer_certificates().map_or(0, <[_]>::len);
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).await.is_ok() {
+                    stream.write_all(&[chain as u8]).await.unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn shake(address: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(config).connect(name, stream).await
+}
+
+/// How many certificates the server was presented.
+async fn ask(stream: &mut TlsStream<TcpStream>) -> u8 {
+    stream.write_all(&[0]).await.unwrap();
+    stream.read_u8().await.unwrap()
+}
+
+#[tokio::test]
+async fn both_versions_are_spoken_and_a_certificate_may_be_presented() {
+    let pki = Pki::new();
+    let certificates = load(&pki.issue("server", |_| {})).unwrap();
+    let address = serve(&certificates).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(pki.authority.der().clone()).unwrap();
+    for (version, spoken) in [
+        (&rustls::version::TLS12, ProtocolVersion::TLSv1_2),
+        (&rustls::version::TLS13, ProtocolVersion::TLSv1_3),
+    ] {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        let mut stream = shake(address, Arc::new(config)).await.unwrap();
+        assert_eq!(ask(&mut stream).await, 0);
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(spoken));
+    }
+    // Also one of an authority the server has never heard of: its issuer is not what is checked here.
+    let other = Pki::new();
+    let identity = other.issue("device", |_| {});
+    let mut stream = shake(address, pki.client(Some(&identity))).await.unwrap();
+    assert_eq!(ask(&mut stream).await, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_resumes() {
+    let pki = Pki::new();
+    let certificates = load(&pki.issue("server", |_| {})).unwrap();
+    let address = serve(&certificates).await;
+    let client = pki.client(None);
+    let mut kinds = Vec::new();
+    for _ in 0..2 {
+        let mut stream = shake(address, Arc::clone(&client)).await.unwrap();
+        ask(&mut stream).await;
+        kinds.push(stream.get_ref().1.handshake_kind().unwrap());
+    }
+    assert_eq!(
+        kinds,
+        [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed]
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_without_its_key_proves_nothing() {
+    let pki = Pki::new();
+    let certificates = load(&pki.issue("server", |_| {})).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accept = certificates.accept(Duration::from_secs(60));
+    let failed = accept.failed.clone();
+    let accepted = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        accept.accept(stream).await.map(drop)
+    });
+    let (stolen, own) = (pki.issue("stolen", |_| {}), pki.issue("own", |_| {}));
+    let chain = super::certificates(&stolen.cert).unwrap();
+    let signer = provider()
+        .key_provider
+        .load_private_key(private_key(&own.key).unwrap())
+        .unwrap();
+    let forged = rustls::sign::CertifiedKey::new(chain, signer);
+    let mut config = Arc::unwrap_or_clone(pki.client(None));
+    config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(forged));
+    let _client = shake(address, Arc::new(config)).await;
+    assert!(accepted.await.unwrap().is_err());
+    assert_eq!(failed.get(), 1);
+}
+
+#[tokio::test]
+async fn a_reload_changes_new_connections_and_leaves_others_up() {
+    let pki = Pki::new();
+    let files = pki.issue("server", |_| {});
+    let certificates = load(&files).unwrap();
+    let address = serve(&certificates).await;
+    let mut before = shake(address, pki.client(None)).await.unwrap();
+    let first = before.get_ref().1.peer_certificates().unwrap().to_vec();
+    pki.issue("server", |_| {});
+    certificates.reload().unwrap();
+    let after = shake(address, pki.client(None)).await.unwrap();
+    assert_ne!(after.get_ref().1.peer_certificates().unwrap(), first);
+    assert_eq!(ask(&mut before).await, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_loaded_leaves_the_old_one_in_use() {
+    let pki = Pki::new();
+    let files = pki.issue("server", |_| {});
+    let certificates = load(&files).unwrap();
+    let address = serve(&certificates).await;
+    fs::write(&files.cert, "half a cert").unwrap();
+    let error = certificates.reload().unwrap_err().to_string();
+    assert!(error.starts_with("there is no certificate in "), "{error}");
+    let mut stream = shake(address, pki.client(None)).await.unwrap();
+    assert_eq!(ask(&mut stream).await, 0);
+    let mut registry = Registry::default();
+    certificates.register(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    assert!(text.contains("tls_reload_failures_total 1\n"), "{text}");
+}
+
+#[test]
+fn files_that_do_not_fit_are_refused_and_named() {
+    let pki = Pki::new();
+    let refused = |files: &TlsFiles| load(files).unwrap_err().to_string();
+    let (one, other) = (pki.issue("one", |_| {}), pki.issue("other", |_| {}));
+    let mixed = TlsFiles {
+        key: other.key.clone(),
+        ..one.clone()
+    };
+    assert!(
+        refused(&mixed).contains("other.key does not belong to the certificate in "),
+        "{}",
+        refused(&mixed)
+    );
+    let swapped = TlsFiles {
+        key: one.cert.clone(),
+        cert: one.cert.clone(),
+    };
+    fs::set_permissions(&one.cert, Permissions::from_mode(0o600)).unwrap();
+    assert!(
+        refused(&swapped).starts_with("there is no private key in "),
+        "{}",
+        refused(&swapped)
+    );
+    fs::set_permissions(&other.key, Permissions::from_mode(0o644)).unwrap();
+    assert!(
+        refused(&other).contains("other.key is open to others (mode 0644); set its mode to 0600"),
+        "{}",
+        refused(&other)
+    );
+    let past = pki.issue("past", |params| params.not_after = date_time_ymd(2020, 1, 1));
+    assert!(
+        refused(&past).ends_with("was valid until 2020-01-01T00:00:00Z"),
+        "{}",
+        refused(&past)
+    );
+    let future = pki.issue("future", |params| params.not_before = date_time_ymd(3000, 1, 1));
+    assert!(
+        refused(&future).contains("is not valid before 3000-01-01T00:00:00Z"),
+        "{}",
+        refused(&future)
+    );
+    let none = TlsFiles {
+        cert: pki.path("none"),
+        key: pki.path("none"),
+    };
+    assert!(refused(&none).starts_with("cannot read "), "{}", refused(&none));
+}
+
+#[test]
+fn a_client_names_the_authorities_it_cannot_read() {
+    let ca = Some(PathBuf::from("/nowhere/ca.pem"));
+    let error = ClientTls {
+        ca,
+        ..ClientTls::default()
+    }
+    .load()
+    .unwrap_err();
+    assert!(
+        error.to_string().starts_with("cannot read /nowhere/ca.pem: "),
+        "{error}"
+    );
+    let half = ClientTls {
+        cert: Some("c".into()),
+        ..ClientTls::default()
+    };
+    assert_eq!(half.missing(), Some("key"));
+}
+
+#[tokio::test]
+async fn a_hangup_reloads() {
+    let pki = Pki::new();
+    let files = pki.issue("server", |_| {});
+    let tls = ServerTls::load(Some(files.clone()), Some(files)).unwrap();
+    let [mut mqtt, mut http] = [&tls.mqtt, &tls.http].map(|tls| tls.as_ref().unwrap().subscribe());
+    tokio::spawn(tls.keep(crate::run::Hangups::listen().unwrap(), CancellationToken::new()));
+    let mut kill = std::process::Command::new("kill");
+    assert!(
+        kill.args(["-HUP", &std::process::id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    mqtt.changed().await.unwrap();
+    http.changed().await.unwrap();
+}
+
+#[test]
+fn a_section_that_cannot_be_used_is_named() {
+    let none = TlsFiles {
+        cert: "/nowhere/c".into(),
+        key: "/nowhere/k".into(),
+    };
+    let error = ServerTls::load(None, Some(none)).unwrap_err().to_string();
+    assert!(error.starts_with("http.tls: cannot read /nowhere/c: "), "{error}");
+}
+
+#[cfg(feature = "http")]
+#[tokio::test]
+async fn http_is_served_over_tls_and_a_stalled_handshake_makes_room() {
+    use axum::{Router, routing::get};
+
+    let pki = Pki::new();
+    let tls = Certificates::load("http.tls", pki.issue("server", |_| {}), Purpose::Http).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/healthz", get(|| async { "ok" }));
+    let limits = crate::http::Limits {
+        connections: 1,
+        head: Duration::from_secs(60),
+    };
+    let accept = Some(tls.accept(Duration::from_millis(50)));
+    tokio::spawn(crate::http::serve(
+        listener,
+        limits,
+        accept,
+        router,
+        CancellationToken::new(),
+    ));
+    // It holds the only place there is.
+    let mut stalled = TcpStream::connect(address).await.unwrap();
+    let mut stream = shake(address, pki.client(None)).await.unwrap();
+    let request = b"GET /healthz HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"),
+        "{answer}"
+    );
+    assert_eq!(stalled.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    assert_eq!(tls.accept(Duration::ZERO).failed.get(), 1);
+}
