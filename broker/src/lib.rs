@@ -16,6 +16,8 @@ mod broker;
 mod config;
 mod connection;
 mod flow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hook;
 mod index;
 mod listener;

@@ -77,7 +77,15 @@ impl<C: Configuration> Layers<C> {
             path: path.into(),
             source,
         })?;
-        let table = toml::from_str::<C>(&text)
+        self.document(&text, path)
+    }
+
+    /// Lays a text over what is there, as if `path` held it.
+    ///
+    /// # Errors
+    /// It is not TOML, or does not fit.
+    pub fn document(&mut self, text: &str, path: &Path) -> Result<(), LoadError> {
+        let table = toml::from_str::<C>(text)
             .and_then(|_| text.parse::<Table>())
             .map_err(|error| {
                 let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
@@ -85,7 +93,7 @@ impl<C: Configuration> Layers<C> {
                 LoadError::File {
                     path: path.into(),
                     line,
-                    key: key_at(&text, line),
+                    key: key_at(text, line),
                     problem: problem(&error),
                 }
             })?;

@@ -1,0 +1,165 @@
+//! What the fuzzer drives; compiled for it only (`--cfg fuzzing`).
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    runtime::Runtime,
+};
+
+use crate::{
+    Action, Admission, Client, Config, Decision, Departure, Grant, Hook, Message, Permissions, connection,
+    state::State,
+};
+
+/// Answers queries and takes everything else.
+struct Everyone;
+
+impl Permissions for Everyone {
+    fn allow(&self, _: &Client, action: Action<'_>) -> bool {
+        let (Action::Publish(topic) | Action::Subscribe(topic)) = action;
+        !topic.contains("secret")
+    }
+}
+
+impl Hook for Everyone {
+    fn admit(&self, client: &Client) -> Admission {
+        let namespace = client.username.as_ref().map(|_| "user".to_owned());
+        Admission::Accept(Grant {
+            permissions: Arc::new(Self),
+            namespace,
+        })
+    }
+
+    fn connected(&self, _: &Client) {}
+
+    fn disconnected(&self, _: &Client, _: Departure) {}
+
+    fn publish(&self, _: &Client, message: &Message) -> Decision {
+        match message.topic.strip_prefix("reg/query/") {
+            Some(id) => Decision::Answer(Message {
+                topic: format!("reg/resp/{id}"),
+                ..message.clone()
+            }),
+            None if message.topic.starts_with("ctrl/") => Decision::Accept,
+            None => Decision::Refuse,
+        }
+    }
+
+    fn retained(&self, filter: &str, _: Option<&str>, each: &mut dyn FnMut(Message) -> bool) {
+        if crate::topic_matches("gw/a/status", filter) {
+            each(Message {
+                topic: "gw/a/status".into(),
+                retain: true,
+                ..Message::default()
+            });
+        }
+    }
+}
+
+/// A socket whose other end says all it has to say, in pieces, and then nothing more.
+struct Script<'a> {
+    left: &'a [u8],
+    piece: usize,
+    written: Arc<parking_lot::Mutex<Vec<u8>>>,
+}
+
+impl AsyncRead for Script<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (piece, left) = self.left.split_at(self.left.len().min(self.piece).min(buf.remaining()));
+        buf.put_slice(piece);
+        self.left = left;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Script<'_> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.written.lock().extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime can be made")
+});
+
+/// One broker for all inputs, as its router's thread stays; what an input leaves in it is bounded.
+static STATE: LazyLock<Arc<State>> = LazyLock::new(|| {
+    let config = Config {
+        max_packet_size: 4096,
+        max_connect_size: 2048,
+        max_stored_sessions: 4,
+        max_retained_messages: 16,
+        linger: Duration::ZERO,
+        ..Config::default()
+    };
+    Arc::new(State::new(config, Arc::new(Everyone)))
+});
+
+/// Whatever a client sends from its first byte on, in pieces of any size: no panic, nothing of its connection stays, and what it
+/// is answered are whole packets.
+///
+/// # Panics
+/// One of these does not hold.
+pub fn packets(data: &[u8]) {
+    let Some((piece, bytes)) = data.split_first() else {
+        return;
+    };
+    let written = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let script = Script {
+        left: bytes,
+        piece: usize::from(*piece).max(1),
+        written: Arc::clone(&written),
+    };
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    RUNTIME.block_on(connection::serve(Arc::clone(&STATE), script, address.into()));
+    assert_eq!(STATE.metrics.panics.get(), 0, "a contained panic");
+    assert_eq!(STATE.registry.len(), 0, "a connection that stays");
+    let written = written.lock();
+    let mut rest = written.as_slice();
+    while !rest.is_empty() {
+        rest = skip(rest);
+    }
+}
+
+/// What follows the first packet of an output.
+fn skip(output: &[u8]) -> &[u8] {
+    let mut remaining = 0;
+    for (at, byte) in output.iter().skip(1).take(4).enumerate() {
+        remaining |= usize::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return output.get(2 + at + remaining..).expect("a packet is whole");
+        }
+    }
+    panic!("no packet begins with {:x?}", output.get(..5));
+}
+
+/// Names and filters: checked, matched and covered without a panic, and in agreement with each other.
+///
+/// # Panics
+/// They are not.
+pub fn topics(name: &str, filter: &str, pattern: &str) {
+    let valid = crate::topic::valid_name(name, 32)
+        && crate::topic::valid_filter(filter, 32)
+        && crate::topic::valid_filter(pattern, 32);
+    if valid && crate::topic_covers(pattern, filter) && crate::topic_matches(name, filter) {
+        assert!(crate::topic_matches(name, pattern), "{pattern} covers {filter}, which matches {name}");
+    }
+}
