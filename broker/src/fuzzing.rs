@@ -72,8 +72,14 @@ struct Script<'a> {
 }
 
 impl AsyncRead for Script<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (piece, left) = self.left.split_at(self.left.len().min(self.piece).min(buf.remaining()));
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (piece, left) = self
+            .left
+            .split_at(self.left.len().min(self.piece).min(buf.remaining()));
         buf.put_slice(piece);
         self.left = left;
         Poll::Ready(Ok(()))
@@ -160,6 +166,9 @@ pub fn topics(name: &str, filter: &str, pattern: &str) {
         && crate::topic::valid_filter(filter, 32)
         && crate::topic::valid_filter(pattern, 32);
     if valid && crate::topic_covers(pattern, filter) && crate::topic_matches(name, filter) {
-        assert!(crate::topic_matches(name, pattern), "{pattern} covers {filter}, which matches {name}");
+        assert!(
+            crate::topic_matches(name, pattern),
+            "{pattern} covers {filter}, which matches {name}"
+        );
     }
 }

@@ -14,7 +14,15 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let parsed = parse(data, format, &limits, |_| {}).expect("a slice can be read");
         assert!(parsed.errors.len() <= limits.errors && parsed.rows.len() <= limits.rows);
         assert!(parsed.rejected > 0 || parsed.errors.is_empty());
-        assert!(parsed.rows.is_sorted_by(|a, b| a.device < b.device), "a device is there once");
-        assert!(parsed.rows.iter().all(|row| (row.gateway as usize) < parsed.gateways.len()));
+        assert!(
+            parsed.rows.is_sorted_by(|a, b| a.device < b.device),
+            "a device is there once"
+        );
+        assert!(
+            parsed
+                .rows
+                .iter()
+                .all(|row| (row.gateway as usize) < parsed.gateways.len())
+        );
     }
 });
