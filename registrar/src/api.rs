@@ -1,8 +1,14 @@
 //! The JSON of the HTTP API, shared by the server and the CLI. Times are RFC 3339 in UTC.
 
+mod enrolment;
+
+pub use enrolment::{
+    AddGroup, ChangeGroup, DeviceKey, DeviceKeys, GatewayKey, Group, GroupKeys, Groups, RotateGroup,
+    SetDeviceKey, SetPem,
+};
 use jiff::Timestamp;
 use protocol::{
-    CommandId, DeviceId, Endpoint, Epoch, GatewayId,
+    CommandId, DeviceId, Endpoint, Epoch, GatewayId, GroupId,
     message::{GatewayState, MoveReason},
 };
 use serde::{Deserialize, Serialize};
@@ -27,6 +33,12 @@ pub struct Device {
     /// Its open move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<CommandId>,
+    /// Its enrolment group; absent for the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupId>,
+    /// Whether it has a key of its own, by which alone it is known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keyed: bool,
     /// Labels, as imported.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub labels: String,
@@ -60,6 +72,9 @@ pub struct Assign {
     /// Replaces the note; left out, it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// Replaces the enrolment group; left out, it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupId>,
     /// Refuse unless the assignment has this epoch now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect_epoch: Option<Epoch>,
@@ -279,7 +294,8 @@ pub enum ImportProgress {
 /// Every error of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {
-    /// One of `bad_request`, `unknown_device`, `unknown_gateway`, `unknown_migration`, `conflict`, `too_large`, `unavailable`, `internal`.
+    /// One of `bad_request`, `unknown_device`, `unknown_gateway`, `unknown_group`, `unknown_migration`,
+    /// `no_key`, `conflict`, `too_large`, `unavailable`, `internal`.
     pub code: String,
     /// The same for people, naming the field or line.
     pub message: String,

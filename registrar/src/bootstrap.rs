@@ -5,19 +5,24 @@
 //! back-pressure.
 
 mod answer;
+mod doorkeeper;
 mod links;
+mod permissions;
 #[cfg(test)]
 mod tests;
 mod topics;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use broker::{
     Action, Admission, Client, Decision, Departure, Grant, Hook, Message, Permissions, QoS, Refusal,
 };
 use protocol::{
     DeviceId, GatewayId, Topic,
-    message::{Events, GatewayStatus, Message as _},
+    message::{ErrorCode, Events, GatewayStatus, Message as _, Query},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,9 +30,15 @@ use crate::{
     control::{self, View},
     directory::Directory,
     metrics::Metrics,
+    service::{EnrolError, Service},
+};
+pub use doorkeeper::{
+    Doorkeeper, GatewayAuthority, GatewayAuthorityError, Parts as DoorkeeperParts, People,
+    Settings as DoorkeeperSettings,
 };
 use links::Links;
 pub use links::link_client;
+pub use permissions::{Template, TemplateError};
 
 /// What devices are told beside their gateway.
 #[derive(Clone, Debug)]
@@ -51,6 +62,14 @@ pub struct Bootstrap {
     metrics: Metrics,
     links: Links,
     open: Arc<dyn Permissions>,
+    guard: Option<Guard>,
+}
+
+/// What there is beside where everybody must prove who they are.
+struct Guard {
+    doorkeeper: Arc<Doorkeeper>,
+    service: Service,
+    hook: Weak<Bootstrap>,
 }
 
 impl Bootstrap {
@@ -70,7 +89,74 @@ impl Bootstrap {
             metrics,
             links: Links::default(),
             open: Arc::new(Open),
+            guard: None,
         }
+    }
+
+    /// The same, for clients that must prove who they are; open groups take in devices nobody has named.
+    pub fn guarded(self, doorkeeper: Arc<Doorkeeper>, service: Service) -> Arc<Self> {
+        Arc::new_cyclic(|hook| Self {
+            guard: Some(Guard {
+                doorkeeper,
+                service,
+                hook: Weak::clone(hook),
+            }),
+            ..self
+        })
+    }
+
+    /// Enrols a device that nobody has named, and answers it then. None for one that is known, or asks nothing that
+    /// makes sense. That it is who it says it is, its connection has shown.
+    fn enrol(&self, device: &str, message: &Message) -> Option<Decision> {
+        let guard = self.guard.as_ref()?;
+        let known = self.directory.row(device).is_some_and(|row| row.is_known());
+        let query = Query::from_payload(&message.payload).ok()?;
+        let id: DeviceId = device.parse().ok()?;
+        if known || !guard.service.takes(&id) {
+            return None;
+        }
+        let hook = guard.hook.upgrade()?;
+        let (service, message) = (guard.service.clone(), message.clone());
+        Some(Decision::Wait(Box::pin(async move {
+            let device = id.as_str();
+            let answer = match service.enrol(id.clone()).await {
+                Ok(added) => {
+                    if added {
+                        hook.metrics.enrolled.inc();
+                    }
+                    hook.answer(device, &message)
+                }
+                // As if it asked somewhere that takes in nobody.
+                Err(EnrolError::Closed | EnrolError::Full) => hook.answer(device, &message),
+                Err(EnrolError::NoGateway) => {
+                    hook.metrics.queries.no_gateway.inc();
+                    let retry = hook.settings.retry_no_gateway;
+                    let text = "no gateway for new devices has said where it listens";
+                    hook.refuse(
+                        device,
+                        &message,
+                        query.rid.as_deref(),
+                        ErrorCode::NoGateway,
+                        text,
+                        retry,
+                    )
+                }
+                Err(EnrolError::Unavailable(error)) => {
+                    tracing::warn!(device, error, "a device was not enrolled");
+                    let retry = hook.settings.retry_no_gateway;
+                    let text = "the device cannot be enrolled now";
+                    hook.refuse(
+                        device,
+                        &message,
+                        query.rid.as_deref(),
+                        ErrorCode::Unavailable,
+                        text,
+                        retry,
+                    )
+                }
+            };
+            Decision::Answer(answer)
+        })))
     }
 
     fn gateway_status(&self, client: &Client, id: GatewayId, payload: &[u8]) -> Decision {
@@ -138,6 +224,9 @@ impl Permissions for Open {
 
 impl Hook for Bootstrap {
     fn admit(&self, client: &Client) -> Admission {
+        if let Some(guard) = &self.guard {
+            return guard.doorkeeper.admit(client, &self.links);
+        }
         match self.links.admit(client) {
             Ok(()) => Admission::Accept(Grant::new(Arc::clone(&self.open))),
             Err(reason) => {
@@ -160,7 +249,9 @@ impl Hook for Bootstrap {
 
     fn publish(&self, client: &Client, message: &Message) -> Decision {
         if let Some(device) = topics::query(&message.topic) {
-            return Decision::Answer(self.answer(device, message));
+            return self
+                .enrol(device, message)
+                .unwrap_or_else(|| Decision::Answer(self.answer(device, message)));
         }
         match Topic::parse(&message.topic) {
             Ok(Topic::GatewayStatus(id)) => self.gateway_status(client, id, &message.payload),

@@ -5,10 +5,12 @@
 mod audit;
 mod backup;
 mod client;
+mod derivation;
 mod device;
 mod error;
 mod export;
 mod gateway;
+mod group;
 mod import;
 mod migration;
 mod output;
@@ -69,6 +71,8 @@ pub enum ClientCommand {
     Device(Noun<device::Verb>),
     /// Show the gateways and how they are.
     Gateway(Noun<gateway::Verb>),
+    /// Say how devices prove who they are, group by group, and which new ones are taken in.
+    Group(Noun<group::Verb>),
     /// Move a device to another gateway, and follow moves.
     Migration(Noun<migration::Verb>),
     /// Read the log of every change.
@@ -111,6 +115,9 @@ fn dispatch(command: ClientCommand, mut program: clap::Command) -> Result<(), Er
         }
         ClientCommand::Gateway(noun) => {
             gateway::run(noun.verb, &noun.options.target.client()?, noun.options.output)
+        }
+        ClientCommand::Group(noun) => {
+            group::run(noun.verb, &noun.options.target.client()?, noun.options.output)
         }
         ClientCommand::Migration(noun) => {
             migration::run(noun.verb, &noun.options.target.client()?, noun.options.output)

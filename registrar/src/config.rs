@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::check::CheckError;
 use crate::{
-    bootstrap, control, gateways, import, moves, service,
+    bootstrap::{self, Template},
+    control,
+    enrolment::ThrottleLimits,
+    gateways, import, moves, service,
     store::{Retention, sled::SledConfig},
 };
 pub use daemon::config::LoadError;
@@ -50,6 +53,8 @@ pub struct Config {
     pub retry_after: RetryAfter,
     /// Imports of many devices at once.
     pub import: Import,
+    /// How devices prove who they are, and what they may do.
+    pub devices: Devices,
 }
 
 /// The bootstrap broker.
@@ -177,6 +182,36 @@ pub struct Gateways {
     pub queue: usize,
     /// Instructions that wait until one gateway takes more; one more is dropped, and sent again later.
     pub max_instructions: usize,
+    /// CA certificates in PEM: a certificate of theirs with the URI `homeport:gateway:<id>` is that gateway's. Empty:
+    /// gateways have keys only.
+    pub client_ca: PathBuf,
+    /// Revocation lists of these CAs, in PEM; empty: nothing is revoked.
+    pub client_crl: PathBuf,
+}
+
+/// How devices prove who they are, and what they may do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Devices {
+    /// How far their clocks may be off.
+    #[serde(with = "humantime_serde")]
+    pub clock_leeway: Duration,
+    /// Failed attempts with one id within the window; with more, nobody is let in under that id for a while.
+    pub max_failures_per_id: u32,
+    /// Failed attempts of one address within the window; with more, nobody is let in from there for a while.
+    pub max_failures_per_address: u32,
+    /// The time over which failures are counted.
+    #[serde(with = "humantime_serde")]
+    pub failure_window: Duration,
+    /// For how long nobody is let in then.
+    #[serde(with = "humantime_serde")]
+    pub hold_off: Duration,
+    /// Ids, and addresses, whose failures are remembered.
+    pub max_failing: usize,
+    /// Topic filters devices may publish to beside their query's topic; `${id}` stands for the device's id.
+    pub publish: Vec<String>,
+    /// Topic filters devices may subscribe to beside their answer's topic.
+    pub subscribe: Vec<String>,
 }
 
 /// What devices are told beside their gateway.
@@ -227,6 +262,7 @@ impl Default for Config {
             answers: Answers::default(),
             retry_after: RetryAfter::default(),
             import: Import::default(),
+            devices: Devices::default(),
         }
     }
 }
@@ -304,6 +340,23 @@ impl Default for Gateways {
             queue: 1_000,
             // A notice for each move and each stray that may be remembered.
             max_instructions: 200_000,
+            client_ca: PathBuf::new(),
+            client_crl: PathBuf::new(),
+        }
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self {
+            clock_leeway: Duration::from_secs(60),
+            max_failures_per_id: 10,
+            max_failures_per_address: 100,
+            failure_window: Duration::from_secs(60),
+            hold_off: Duration::from_secs(60),
+            max_failing: 10_000,
+            publish: Vec::new(),
+            subscribe: Vec::new(),
         }
     }
 }
@@ -368,6 +421,39 @@ impl Config {
             retry_bad_request: self.retry_after.bad_request,
             retry_unknown_device: self.retry_after.unknown_device,
             retry_no_gateway: self.retry_after.no_gateway,
+        }
+    }
+
+    /// The doorkeeper's part.
+    ///
+    /// # Errors
+    /// A pattern of topics that is none, or reaches where devices may not write.
+    pub fn doorkeeper(&self) -> Result<bootstrap::DoorkeeperSettings, bootstrap::TemplateError> {
+        let devices = &self.devices;
+        let limits = |failures| ThrottleLimits {
+            failures,
+            window: devices.failure_window,
+            hold_off: devices.hold_off,
+            entries: devices.max_failing,
+            audit_every: Duration::from_secs(60),
+        };
+        let publish = devices.publish.iter().map(|text| Template::to_write(text));
+        let subscribe = devices.subscribe.iter().map(|text| Template::to_read(text));
+        Ok(bootstrap::DoorkeeperSettings {
+            clock_leeway: devices.clock_leeway,
+            addresses: limits(devices.max_failures_per_address),
+            ids: limits(devices.max_failures_per_id),
+            publish: publish.collect::<Result<_, _>>()?,
+            subscribe: subscribe.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Whom gateways' certificates are checked against.
+    pub fn gateway_authority(&self) -> bootstrap::GatewayAuthority {
+        let file = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+        bootstrap::GatewayAuthority {
+            ca: file(&self.gateways.client_ca),
+            crl: file(&self.gateways.client_crl),
         }
     }
 

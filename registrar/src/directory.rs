@@ -4,16 +4,19 @@
 //! acknowledged, and where devices were seen, which nobody stores.
 
 mod gateways;
+mod groups;
 mod row;
 
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use parking_lot::RwLock;
-use protocol::{DeviceId, Epoch, GatewayId};
+use protocol::{DeviceId, Epoch, GatewayId, GroupId};
 
 use gateways::Gateways;
 pub use gateways::{Counts, GatewayNumber};
+pub use groups::GroupNumber;
+use groups::Groups;
 pub use row::Row;
 
 use crate::store::{
@@ -29,11 +32,12 @@ struct Slot {
     row: Row,
 }
 
-/// Device id → row, and gateway id ↔ number.
+/// Device id → row, gateway id ↔ number, and group → number.
 pub struct Directory {
     hasher: DefaultHashBuilder,
     shards: Box<[RwLock<HashTable<Slot>>]>,
     gateways: Gateways,
+    groups: Groups,
 }
 
 /// What [`Directory::load`] found beside the devices.
@@ -55,6 +59,7 @@ impl Default for Directory {
             hasher: DefaultHashBuilder::default(),
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             gateways: Gateways::default(),
+            groups: Groups::default(),
         }
     }
 }
@@ -85,8 +90,9 @@ impl Directory {
     }
 
     fn replace(&self, device: &DeviceId, record: &DeviceRecord, moving: Option<bool>) -> bool {
+        let group = self.groups.number_or_nowhere(record.group.as_ref());
         let assigned = |row: Row, gateway| {
-            let row = row.assigned(record, gateway);
+            let row = row.assigned(record, gateway, group);
             moving.map_or(row, |moving| row.with_moving(moving))
         };
         let gateway = self.gateways.number(&record.gateway);
@@ -99,7 +105,7 @@ impl Directory {
         ) {
             Entry::Vacant(vacant) => {
                 let row = assigned(Row::unassigned(), gateway);
-                self.gateways.replaced(None, Some(&row));
+                self.replaced(None, Some(&row));
                 vacant.insert(Slot {
                     id: device.as_str().into(),
                     row,
@@ -112,7 +118,7 @@ impl Directory {
                     return false;
                 }
                 let row = assigned(old, gateway);
-                self.gateways.replaced(Some(&old), Some(&row));
+                self.replaced(Some(&old), Some(&row));
                 occupied.get_mut().row = row;
                 true
             }
@@ -134,7 +140,7 @@ impl Directory {
         });
         let row = &mut slot.get_mut().row;
         let old = std::mem::replace(row, row.seen_on(Some(gateway)));
-        self.gateways.replaced(Some(&old), Some(row));
+        self.replaced(Some(&old), Some(row));
         *row
     }
 
@@ -152,10 +158,10 @@ impl Directory {
         }
         if old.is_known() {
             let row = old.seen_on(None);
-            self.gateways.replaced(Some(&old), Some(&row));
+            self.replaced(Some(&old), Some(&row));
             slot.get_mut().row = row;
         } else {
-            self.gateways.replaced(Some(&old), None);
+            self.replaced(Some(&old), None);
             slot.remove();
         }
         true
@@ -254,6 +260,43 @@ impl Directory {
         store.load(Box::new(visit)).await?;
         let mut loaded = loaded.lock();
         Ok(std::mem::take(&mut *loaded))
+    }
+
+    /// Takes over the group and whether there is a key of a stored row, where it is of the same assignment. Of two
+    /// such changes nothing says here which is the later one: the caller sees to it.
+    pub fn apply_identity(&self, device: &DeviceId, record: &DeviceRecord) {
+        let group = self.groups.number_or_nowhere(record.group.as_ref());
+        let (shard, hash) = self.place(device.as_str());
+        let mut shard = shard.write();
+        let slot = shard.find_mut(hash, |slot| *slot.id == *device.as_str());
+        if let Some(slot) = slot.filter(|slot| slot.row.epoch() == record.epoch) {
+            let row = slot.row.in_group(group).with_key(record.keyed);
+            self.replaced(Some(&slot.row), Some(&row));
+            slot.row = row;
+        }
+    }
+
+    /// Whether a row says the same as a stored one of its group and key.
+    pub fn has_identity(&self, device: &DeviceId, record: &DeviceRecord) -> bool {
+        let group = self.groups.number_or_nowhere(record.group.as_ref());
+        self.row(device.as_str())
+            .is_some_and(|row| row.group() == group && row.is_keyed() == record.keyed)
+    }
+
+    /// The number that stands for a group in rows; given to it now if it has none yet, and for as long as the process
+    /// runs. None once there were too many.
+    pub fn group_number(&self, group: &GroupId) -> Option<GroupNumber> {
+        self.groups.number(group)
+    }
+
+    /// How many devices of a group are assigned.
+    pub fn group_count(&self, group: GroupNumber) -> u64 {
+        self.groups.count(group)
+    }
+
+    fn replaced(&self, old: Option<&Row>, new: Option<&Row>) {
+        self.gateways.replaced(old, new);
+        self.groups.replaced(old, new);
     }
 
     fn hash(&self, device: &str) -> u64 {

@@ -6,6 +6,7 @@ mod audit;
 mod devices;
 mod error;
 mod extract;
+mod groups;
 mod health;
 mod migrations;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use std::{
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use daemon::tls::Accept;
 use prometheus_client::registry::Registry;
@@ -32,6 +33,9 @@ use error::Failure;
 
 /// The most entries of one page.
 const MAX_PAGE: usize = 1_000;
+
+/// The largest body that holds PEM, in bytes: revocation lists grow.
+const MAX_PEM: usize = 2 * 1024 * 1024;
 
 /// How long a client may take for the TLS handshake, for the head of a request, and for each part of its body.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,11 +77,29 @@ impl App {
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
     let body = DefaultBodyLimit::max(app.max_body);
+    let pem = DefaultBodyLimit::max(app.max_body.max(MAX_PEM));
     Router::new()
         .route("/v1/devices", get(devices::list))
         .route(
             "/v1/devices/{id}",
             get(devices::show).put(devices::assign).delete(devices::remove),
+        )
+        .route(
+            "/v1/devices/{id}/key",
+            put(groups::set_device_key).delete(groups::remove_device_key),
+        )
+        .route("/v1/keys", get(groups::device_keys))
+        .route("/v1/groups", get(groups::list).post(groups::add))
+        .route(
+            "/v1/groups/{id}",
+            get(groups::show).put(groups::change).delete(groups::remove),
+        )
+        .route("/v1/groups/{id}/key", get(groups::keys).post(groups::rotate))
+        .route("/v1/groups/{id}/ca", put(groups::set_ca).layer(pem.clone()))
+        .route("/v1/groups/{id}/crl", put(groups::set_crl).layer(pem))
+        .route(
+            "/v1/gateways/{id}/key",
+            post(groups::rotate_gateway_key).delete(groups::revoke_gateway_keys),
         )
         .route("/v1/gateways", get(devices::gateways))
         .route("/v1/gateways/{id}", get(devices::gateway))

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod directory;
+pub mod enrolment;
 pub mod gateways;
 pub mod http;
 pub mod import;

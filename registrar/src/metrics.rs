@@ -6,7 +6,12 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
-use crate::{api::MigrationState, gateways::Refused, moves::Counted};
+use crate::{
+    api::MigrationState,
+    enrolment::{Cause, Proof},
+    gateways::Refused,
+    moves::Counted,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -21,6 +26,17 @@ struct State {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailedBy {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AdmittedBy {
+    client: &'static str,
+    proof: &'static str,
 }
 
 /// Handles to all of it; clones count into the same.
@@ -40,6 +56,14 @@ pub struct Metrics {
     pub waiting_commands: Gauge,
     /// Instructions not kept, too many waited for one gateway.
     pub dropped_commands: Counter,
+    /// Clients told to wait before they try again.
+    pub auth_held: Counter,
+    /// Refusals that the audit log has no line of.
+    pub auth_unaudited: Counter,
+    /// Devices that were enrolled by their first query.
+    pub enrolled: Counter,
+    auth_failures: Family<FailedBy, Counter>,
+    admitted: Family<AdmittedBy, Counter>,
     moves: Family<State, Gauge>,
     gateways: Family<State, Gauge>,
     refused: Family<Reason, Counter>,
@@ -123,6 +147,31 @@ impl Metrics {
                 "registrar_instructions_dropped",
                 "Instructions not kept, too many waited for one gateway",
             ),
+            auth_held: add(
+                registry,
+                "registrar_auth_held",
+                "Clients told to wait, as they or others with their id or address failed too often",
+            ),
+            auth_unaudited: add(
+                registry,
+                "registrar_auth_unaudited",
+                "Refusals for which the audit log had no room",
+            ),
+            enrolled: add(
+                registry,
+                "registrar_enrolled",
+                "Devices that their first query added to an open group",
+            ),
+            auth_failures: add(
+                registry,
+                "registrar_auth_failures",
+                "Clients that did not prove who they are, by cause",
+            ),
+            admitted: add(
+                registry,
+                "registrar_auth_admitted",
+                "Devices and gateways that proved who they are, by what",
+            ),
             moves: add(registry, "registrar_moves", "Open moves, by state"),
             gateways: add(registry, "registrar_gateways", "Known gateways, by state"),
             refused: add(
@@ -152,6 +201,19 @@ impl Metrics {
                 "Instructions to gateways sent again",
             ),
         }
+    }
+
+    /// Counts a client that did not prove who it is.
+    pub fn auth_failed(&self, cause: Cause) {
+        self.auth_failures
+            .get_or_create(&FailedBy { cause: cause.name() })
+            .inc();
+    }
+
+    /// Counts a client that did.
+    pub fn admitted(&self, client: &'static str, proof: Proof) {
+        let proof = proof.name();
+        self.admitted.get_or_create(&AdmittedBy { client, proof }).inc();
     }
 
     /// Counts what the moves' core says to.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use broker::{BindError, Broker, Message};
+use broker::{BindError, Broker, Kick, Message};
 use daemon::{
     auth,
     run::Hangups,
@@ -25,25 +25,32 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bootstrap::{Bootstrap, link_client},
+    bootstrap::{
+        Bootstrap, Doorkeeper, DoorkeeperParts, GatewayAuthority, GatewayAuthorityError, link_client,
+    },
     config::{CheckError, Config, Engine},
     control::{self, Control, Outlet, View, now},
     directory::Directory,
+    enrolment::{self, IdentityError},
     http::{self, App, Loaded},
     import::{ImportMetrics, Importer},
     metrics::Metrics,
     service::{self, Service},
     store::{
-        Store, StoreError,
-        committer::{CommitError, CommitMetrics, Committer},
+        Store, StoreError, Transaction,
+        committer::{CommitError, CommitMetrics, Commits, Committer},
         folder::OpenError,
         memory::MemoryStore,
+        record::AuditRecord,
         sled::SledStore,
     },
 };
 
 /// What a message takes beside its payload: the topic, and what the broker keeps of it, generously.
 const MESSAGE_OVERHEAD: usize = 1024;
+
+/// Lines about refused clients that wait to be written; further ones are counted and dropped.
+const AUDIT_QUEUE: usize = 256;
 
 /// Why a registrar does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +64,12 @@ pub enum ServerError {
     /// What is stored cannot be read.
     #[error("store: {0}")]
     Store(#[from] StoreError),
+    /// A group that is stored cannot be used.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    /// The gateways' CA.
+    #[error("gateways.client_ca: {0}")]
+    GatewayAuthority(#[from] GatewayAuthorityError),
     /// What is stored cannot be taken up.
     #[error("store: {0}")]
     Commit(#[from] CommitError),
@@ -145,6 +158,8 @@ impl Server {
         let (store, staging) = open(&config).await?;
         let started = Instant::now();
         let (directory, rest) = Directory::load(store.as_ref()).await?;
+        let (groups, entrances) = enrolment::restore(&directory, &rest.items)?;
+        let (groups, entrances) = (Arc::new(groups), Arc::new(entrances));
         let directory = Arc::new(directory);
         tracing::info!(
             devices = directory.len(),
@@ -173,18 +188,58 @@ impl Server {
             outlet: Arc::new(Connections(Arc::clone(&broker))),
         };
         let control = Control::restore(config.control(), rest.gateways, rest.moves, parts, now()).await?;
+        let links = Arc::clone(&broker);
+        let service = Service::new(service::Parts {
+            settings: config.service(),
+            directory: Arc::clone(&directory),
+            store: Arc::clone(&store),
+            commits: commits.clone(),
+            view: Arc::clone(&view),
+            control: sender.clone(),
+            importing: AtomicUsize::new(0),
+            groups: Arc::clone(&groups),
+            entrances: Arc::clone(&entrances),
+            identities: Mutex::default(),
+            disconnect: Box::new(move |client| {
+                if let Some(broker) = links.get() {
+                    broker.disconnect(client, Kick::NotAuthorized);
+                }
+            }),
+        });
         let hook = Bootstrap::new(
             config.bootstrap(),
             Arc::clone(&directory),
             Arc::clone(&view),
-            sender.clone(),
-            metrics,
+            sender,
+            metrics.clone(),
         );
+        let hook = if config.auth_required() {
+            let (audit, lines) = mpsc::channel(AUDIT_QUEUE);
+            tasks.spawn(write_audit(lines, commits, last.clone()));
+            let parts = DoorkeeperParts {
+                settings: config.doorkeeper().map_err(CheckError::from)?,
+                directory,
+                store,
+                groups,
+                entrances,
+                gateways: config.gateway_authority().load()?,
+                people: None,
+                metrics,
+                audit,
+            };
+            let doorkeeper = Doorkeeper::new(parts);
+            let hangups = Hangups::listen().map_err(ServerError::Signals)?;
+            let (keeper, files) = (Arc::clone(&doorkeeper), config.gateway_authority());
+            tasks.spawn(reload_authority(keeper, files, hangups, last.clone()));
+            hook.guarded(doorkeeper, service.clone())
+        } else {
+            Arc::new(hook)
+        };
         let mut listen = config.broker();
         if let (Some(certificates), Some(first)) = (&tls.mqtt, listen.listen.first_mut()) {
             first.tls = Some(certificates.subscribe());
         }
-        let bound = Broker::bind(listen, Arc::new(hook)).await?;
+        let bound = Broker::bind(listen, hook).await?;
         let mqtt = *bound.addresses().first().ok_or(BindError::NoAddress)?;
         let mqtt_plain = bound.addresses().get(1).copied();
         broker.get_or_init(|| bound.handle());
@@ -204,15 +259,6 @@ impl Server {
         });
         let import_metrics = ImportMetrics::default();
         import_metrics.register(&mut registry);
-        let service = Service::new(service::Parts {
-            settings: config.service(),
-            directory,
-            store,
-            commits,
-            view,
-            control: sender,
-            importing: AtomicUsize::new(0),
-        });
         let importer = Arc::new(Importer {
             store: Arc::clone(service.store()),
             assignments: Arc::new(service.clone()),
@@ -327,6 +373,52 @@ async fn open(config: &Config) -> Result<(Arc<dyn Store>, Staging), ServerError>
     let store = opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     let staging = Staging::Folder(store.path());
     Ok((Arc::new(store), staging))
+}
+
+/// Reads the gateways' CA certificates and revocation lists again on SIGHUP; what fails leaves the old ones in place.
+async fn reload_authority(
+    doorkeeper: Arc<Doorkeeper>,
+    files: GatewayAuthority,
+    mut hangups: Hangups,
+    stop: CancellationToken,
+) -> &'static str {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return "gateways' CA",
+            () = hangups.next() => {}
+        }
+        match files.load() {
+            Ok(authority) => doorkeeper.set_gateway_authority(authority),
+            Err(error) => tracing::error!(%error, "gateways.client_ca is not read again, the old one stays"),
+        }
+    }
+}
+
+/// Writes lines about refused clients, one after the other: whoever fails holds up nobody else.
+async fn write_audit(
+    mut lines: mpsc::Receiver<AuditRecord>,
+    commits: Commits,
+    stop: CancellationToken,
+) -> &'static str {
+    loop {
+        let line = tokio::select! {
+            () = stop.cancelled() => break,
+            line = lines.recv() => line,
+        };
+        let Some(line) = line else {
+            // Nobody is left to write about; the task ends with all others.
+            stop.cancelled().await;
+            break;
+        };
+        let transaction = Transaction {
+            audit: Some(line),
+            ..Transaction::default()
+        };
+        if let Err(error) = commits.commit(transaction).await {
+            tracing::warn!(%error, "a refused client is not in the audit log");
+        }
+    }
+    "audit of refused clients"
 }
 
 fn part_name(part: Option<Result<&'static str, tokio::task::JoinError>>) -> String {

@@ -3,6 +3,9 @@
 //! A change is planned on the row as it is, committed with its move and its audit entry in one transaction, applied to
 //! the directory and handed to `control`. When the row changed meanwhile, it is planned again.
 
+mod enrol;
+mod groups;
+mod keys;
 mod plan;
 mod read;
 #[cfg(test)]
@@ -13,19 +16,21 @@ use std::{
     time::Duration,
 };
 
-use protocol::{CommandId, DeviceId, GatewayId, message::MoveReason};
+use protocol::{CommandId, DeviceId, GatewayId, GroupId, message::MoveReason};
 use tokio::sync::mpsc;
 
 use crate::{
     api::{Assign, Device, StartMigration, Started},
     control::{self, Change, View, is_stuck, new_id, now},
     directory::Directory,
+    enrolment::{DEFAULT_GROUP, Entrances, Groups},
     store::{
         DeviceChange, MoveChange, MoveFilter, Store, StoreError, Transaction,
         committer::{CommitError, Commits},
         record::{AuditRecord, DeviceRecord, MoveRecord, check_text},
     },
 };
+pub use enrol::EnrolError;
 pub(crate) use plan::checked_spread;
 use plan::{Plan, Target};
 
@@ -44,6 +49,12 @@ pub enum ServiceError {
     /// The gateway has connected, but devices cannot be sent there.
     #[error("gateway {0} advertises no endpoint, devices cannot be sent there")]
     NoEndpoint(GatewayId),
+    /// There is no such enrolment group.
+    #[error("group {0} is not known")]
+    UnknownGroup(GroupId),
+    /// There is no such key.
+    #[error("{0} has no key")]
+    NoKey(String),
     /// There is no such move, or it is forgotten.
     #[error("move {0} is not known")]
     UnknownMigration(CommandId),
@@ -88,6 +99,14 @@ pub struct Parts {
     pub control: mpsc::Sender<control::Event>,
     /// Moves an import has planned that the loop may not know of yet.
     pub importing: AtomicUsize,
+    /// The enrolment groups.
+    pub groups: Arc<Groups>,
+    /// The gateways' keys.
+    pub entrances: Arc<Entrances>,
+    /// Held by whoever changes groups, keys, or what the directory says of them.
+    pub identities: tokio::sync::Mutex<()>,
+    /// Ends the connection of a client whose key is revoked.
+    pub disconnect: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 /// See the module; clones are cheap.
@@ -134,6 +153,11 @@ impl Service {
                 check_text(field, text).map_err(ServiceError::Invalid)?;
             }
         }
+        if let Some(group) = &assign.group
+            && self.parts.groups.named(group).is_none()
+        {
+            return Err(ServiceError::UnknownGroup(group.clone()));
+        }
         let known = self.parts.view.gateway(&assign.gateway).is_some();
         if !known && !assign.allow_unknown_gateway {
             return Err(ServiceError::UnknownGateway(assign.gateway));
@@ -162,6 +186,9 @@ impl Service {
             }
             if let Some(note) = &assign.note {
                 plan.record.note.clone_from(note);
+            }
+            if let Some(group) = &assign.group {
+                plan.record.group = Some(group.clone()).filter(|group| group.as_str() != DEFAULT_GROUP);
             }
             Ok(plan)
         })
@@ -328,6 +355,9 @@ impl Parts {
     async fn apply(&self, id: &DeviceId, record: &DeviceRecord, moved: Option<MoveRecord>) {
         let before = self.directory.row(id.as_str());
         let is_newer = self.directory.apply_change(id, record, moved.is_some());
+        if !is_newer && !self.directory.has_identity(id, record) {
+            self.refresh_identity(id).await;
+        }
         let change = match moved {
             Some(moved) => Change::Moved(moved),
             None if !is_newer => return,
@@ -337,6 +367,19 @@ impl Parts {
             None => Change::Assigned(id.clone()),
         };
         self.tell(change).await;
+    }
+
+    /// Has the directory say what the store says of a device's group and key. Whoever changes these comes here after
+    /// that, one at a time: the last one finds the last word.
+    async fn refresh_identity(&self, id: &DeviceId) {
+        let _changing = self.identities.lock().await;
+        match self.store.device(id).await {
+            Ok(Some(row)) => self.directory.apply_identity(id, &row),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(device = %id, %error, "the device's group is known after the next start")
+            }
+        }
     }
 
     async fn tell(&self, change: Change) {

@@ -30,9 +30,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    bootstrap::{Bootstrap, Doorkeeper, DoorkeeperParts},
     config::Config,
     control::{self, Control, View, new_id, now},
     directory::Directory,
+    enrolment::{self, Entrances, Groups},
     http::{App, Loaded},
     import::{ImportMetrics, Importer},
     metrics::Metrics,
@@ -41,6 +43,7 @@ use crate::{
         Store,
         committer::{CommitError, CommitMetrics, Committer},
         memory::MemoryStore,
+        record::AuditRecord,
     },
 };
 
@@ -52,6 +55,8 @@ pub struct Registrar {
     pub service: Service,
     pub store: Arc<MemoryStore>,
     pub control: JoinHandle<Result<(), CommitError>>,
+    groups: Arc<Groups>,
+    entrances: Arc<Entrances>,
     events: mpsc::Sender<control::Event>,
     outlet: Arc<Outlet>,
     links: AtomicU64,
@@ -111,6 +116,8 @@ impl Registrar {
     /// Starts on a store that may hold something.
     pub async fn on(config: Config, store: Arc<MemoryStore>) -> Self {
         let (directory, rest) = Directory::load(store.as_ref()).await.unwrap();
+        let (groups, entrances) = enrolment::restore(&directory, &rest.items).unwrap();
+        let (groups, entrances) = (Arc::new(groups), Arc::new(entrances));
         let directory = Arc::new(directory);
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
@@ -138,6 +145,10 @@ impl Registrar {
             view,
             control: events.clone(),
             importing: AtomicUsize::new(0),
+            groups: Arc::clone(&groups),
+            entrances: Arc::clone(&entrances),
+            identities: tokio::sync::Mutex::default(),
+            disconnect: Box::new(|_| {}),
         });
         let staging = tempfile::tempdir().unwrap();
         let importer = Arc::new(Importer {
@@ -165,12 +176,39 @@ impl Registrar {
             service,
             store,
             control,
+            groups,
+            entrances,
             events,
             outlet,
             links: AtomicU64::new(0),
             _staging: staging,
             _committer: committer,
         }
+    }
+
+    /// The bootstrap broker's hook, for clients that must prove who they are; and what it writes to the audit log.
+    pub fn hook(&self, config: &Config) -> (Arc<Bootstrap>, mpsc::Receiver<AuditRecord>) {
+        let metrics = Metrics::new(&mut Registry::default());
+        let (audit, lines) = mpsc::channel(4);
+        let parts = DoorkeeperParts {
+            settings: config.doorkeeper().unwrap(),
+            directory: Arc::clone(self.service.directory()),
+            store: self.store.clone(),
+            groups: Arc::clone(&self.groups),
+            entrances: Arc::clone(&self.entrances),
+            gateways: config.gateway_authority().load().unwrap(),
+            people: None,
+            metrics: metrics.clone(),
+            audit,
+        };
+        let hook = Bootstrap::new(
+            config.bootstrap(),
+            Arc::clone(self.service.directory()),
+            Arc::clone(self.service.view()),
+            self.events.clone(),
+            metrics,
+        );
+        (hook.guarded(Doorkeeper::new(parts), self.service.clone()), lines)
     }
 
     /// A gateway connects, with nothing held and nobody connected.

@@ -16,13 +16,30 @@ const ENVELOPE: usize = 96;
 impl Bootstrap {
     /// Answers a query; whatever it holds, there is an answer.
     pub(super) fn answer(&self, device: &str, message: &Message) -> Message {
+        self.message(device, message, self.payload(device, &message.payload))
+    }
+
+    /// Answers a query with a refusal.
+    pub(super) fn refuse(
+        &self,
+        device: &str,
+        message: &Message,
+        rid: Option<&str>,
+        code: ErrorCode,
+        text: &str,
+        retry: Duration,
+    ) -> Message {
+        self.message(device, message, refusal(rid, code, text, retry))
+    }
+
+    fn message(&self, device: &str, query: &Message, payload: String) -> Message {
         Message {
-            payload: self.payload(device, &message.payload).into_bytes().into(),
-            qos: message.qos,
+            payload: payload.into_bytes().into(),
+            qos: query.qos,
             retain: false,
-            topic: answer_topic(device, message.response_topic.as_deref()),
+            topic: answer_topic(device, query.response_topic.as_deref()),
             response_topic: None,
-            correlation_data: message.correlation_data.clone(),
+            correlation_data: query.correlation_data.clone(),
         }
     }
 

@@ -79,7 +79,8 @@ impl Links {
     }
 }
 
-fn gateway(client: &Client) -> Option<GatewayId> {
+/// The gateway a client says it is.
+pub(super) fn gateway(client: &Client) -> Option<GatewayId> {
     client.id.strip_prefix(PREFIX)?.parse().ok()
 }
 

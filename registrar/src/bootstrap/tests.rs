@@ -139,7 +139,7 @@ fn query(device: &str, payload: &[u8]) -> Message {
     }
 }
 
-fn client(id: &str, instance: Option<&str>) -> Client {
+pub(super) fn client(id: &str, instance: Option<&str>) -> Client {
     Client {
         id: id.into(),
         peer: SocketAddr::from(([127, 0, 0, 1], 4711)),

@@ -1,14 +1,17 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Subcommand;
-use protocol::{DeviceId, GatewayId};
+use protocol::{DeviceId, GatewayId, GroupId};
 
 use super::{
-    Client, Error, export, import,
+    Client, Error, export, group, import,
     output::{Format, Printer, Record, or_dash, print, time},
     tell,
 };
-use crate::api::{Assign, Device, Devices};
+use crate::{
+    api::{Assign, Device, DeviceKey, Devices, SetDeviceKey},
+    enrolment::DEFAULT_GROUP,
+};
 
 /// How many devices are asked for at one time.
 const PAGE: usize = 1000;
@@ -31,6 +34,24 @@ pub enum Verb {
         /// Replace the device's labels.
         #[arg(long)]
         labels: Option<String>,
+        /// Put it into this enrolment group.
+        #[arg(long)]
+        group: Option<GroupId>,
+    },
+    /// Give a device a key of its own, by which alone it is known then; or take it away.
+    #[command(group = clap::ArgGroup::new("what").required(true))]
+    Key {
+        /// The device.
+        device: DeviceId,
+        /// Take the key, in base64, from a file.
+        #[arg(long, value_name = "FILE", group = "what")]
+        set_file: Option<PathBuf>,
+        /// Make a key, and print it this once.
+        #[arg(long, group = "what")]
+        generate: bool,
+        /// Take its key away: it is known by its group's ways again.
+        #[arg(long, group = "what")]
+        remove: bool,
     },
     /// Show one device.
     Show {
@@ -88,16 +109,24 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
             allow_unknown_gateway,
             note,
             labels,
+            group,
         } => {
             let body = Assign {
                 gateway,
                 allow_unknown_gateway,
                 labels,
                 note,
+                group,
                 expect_epoch: None,
             };
             print(format, &client.put::<Device>(&path(&device), &body)?)
         }
+        Verb::Key {
+            device,
+            set_file,
+            remove,
+            ..
+        } => key(client, &device, set_file.as_ref(), remove, format),
         Verb::Show { device } => print(format, &client.get::<Device>(&path(&device), &[])?),
         Verb::List { gateway, limit } => list(client, gateway.as_ref(), limit, format),
         Verb::Remove { device } => {
@@ -123,6 +152,30 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
         }
         Verb::Export { gateway, output } => export::run(client, gateway.as_ref(), output),
     }
+}
+
+fn key(
+    client: &Client,
+    device: &DeviceId,
+    file: Option<&PathBuf>,
+    remove: bool,
+    format: Format,
+) -> Result<(), Error> {
+    let path = format!("{}/key", path(device));
+    if remove {
+        client.delete(&path)?;
+        tell(format_args!("device {device} has no key of its own any more"));
+        return Ok(());
+    }
+    let set = SetDeviceKey {
+        key: file.map(group::read_key).transpose()?,
+    };
+    let given = client.put::<DeviceKey>(&path, &set)?;
+    if file.is_some() {
+        tell(format_args!("device {device} has the key of the file"));
+        return Ok(());
+    }
+    print(format, &given)
 }
 
 /// Calls `each` with every device, page by page, until it says false; true when all were seen.
@@ -179,6 +232,8 @@ impl Record for Device {
         "since",
         "connected",
         "migration",
+        "group",
+        "key",
         "labels",
         "note",
     ];
@@ -191,8 +246,21 @@ impl Record for Device {
             time(self.since),
             or_dash(self.connected.as_ref()),
             or_dash(self.migration),
+            self.group
+                .as_ref()
+                .map_or(DEFAULT_GROUP, GroupId::as_str)
+                .to_owned(),
+            if self.keyed { "own" } else { "-" }.to_owned(),
             self.labels.clone(),
             self.note.clone(),
         ]
+    }
+}
+
+impl Record for DeviceKey {
+    const COLUMNS: &'static [&'static str] = &["device", "key"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.device.to_string(), self.key.text()]
     }
 }

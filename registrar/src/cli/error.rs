@@ -66,7 +66,12 @@ impl Error {
             Self::Usage(_) => 2,
             Self::TimedOut(_) => 4,
             Self::NotFound(_) => 5,
-            Self::Refused { code, .. } if matches!(code.as_str(), "unknown_device" | "unknown_migration") => {
+            Self::Refused { code, .. }
+                if matches!(
+                    code.as_str(),
+                    "unknown_device" | "unknown_group" | "unknown_migration" | "no_key"
+                ) =>
+            {
                 5
             }
             _ => 1,

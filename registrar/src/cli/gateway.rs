@@ -4,8 +4,9 @@ use protocol::GatewayId;
 use super::{
     Client, Error,
     output::{Format, Record, name, or_dash, print, print_all, time},
+    tell,
 };
-use crate::api::{Gateway, Gateways};
+use crate::api::{Gateway, GatewayKey, Gateways};
 
 /// What to do with gateways.
 #[derive(Clone, Debug, Subcommand)]
@@ -16,6 +17,15 @@ pub enum Verb {
     Show {
         /// The gateway.
         gateway: GatewayId,
+    },
+    /// Give a gateway a new key, its password at the registrar, and print it this once; the one before still opens
+    /// until the next time.
+    Key {
+        /// The gateway.
+        gateway: GatewayId,
+        /// Give it none, but take away what it has, and end its connection.
+        #[arg(long)]
+        revoke: bool,
     },
 }
 
@@ -29,6 +39,15 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
                 error => error,
             })?;
             print(format, &found)
+        }
+        Verb::Key { gateway, revoke } => {
+            let path = format!("/v1/gateways/{gateway}/key");
+            if revoke {
+                client.delete(&path)?;
+                tell(format_args!("gateway {gateway} has no key any more"));
+                return Ok(());
+            }
+            print(format, &client.post::<GatewayKey>(&path, &())?)
         }
     }
 }
@@ -57,5 +76,13 @@ impl Record for Gateway {
             self.version.clone(),
             or_dash(self.seen.map(time)),
         ]
+    }
+}
+
+impl Record for GatewayKey {
+    const COLUMNS: &'static [&'static str] = &["gateway", "key"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.gateway.to_string(), self.key.clone()]
     }
 }

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use daemon::{auth::Listener, tls::TlsFiles};
 
 use super::Config;
+use crate::bootstrap::TemplateError;
 
 /// Levels of `reg/query/<device>` and `gw/<gateway>/status`.
 const TOPIC_LEVELS: usize = 3;
@@ -34,6 +35,12 @@ pub enum CheckError {
         /// What it may be.
         allowed: &'static str,
     },
+    /// What devices may do beside the usual cannot be that.
+    #[error("devices.publish, devices.subscribe: {0}")]
+    Template(#[from] TemplateError),
+    /// A list of what is revoked by nobody.
+    #[error("gateways.client_crl: needs gateways.client_ca")]
+    Crl,
     /// Gateways could not send what they may.
     #[error("mqtt.max_packet_size: must be at least {0}, so that gateways' messages fit")]
     PacketSize(usize),
@@ -101,6 +108,7 @@ impl Config {
             ("gateways.max_gateways", self.gateways.max_gateways),
             ("gateways.max_instructions", self.gateways.max_instructions),
             ("moves.max_open", self.moves.max_open),
+            ("devices.max_failing", self.devices.max_failing),
         ];
         let allowed = "more than zero and less than 2^32";
         let wrong = counts
@@ -119,6 +127,8 @@ impl Config {
             ("moves.stuck_after", self.moves.stuck_after),
             ("moves.resend_after", self.moves.resend_after),
             ("gateways.status_interval", self.gateways.status_interval),
+            ("devices.failure_window", self.devices.failure_window),
+            ("devices.hold_off", self.devices.hold_off),
             ("answers.ttl", self.answers.ttl),
             ("retry_after.bad_request", self.retry_after.bad_request),
             ("retry_after.unknown_device", self.retry_after.unknown_device),
@@ -139,6 +149,11 @@ impl Config {
                 key: "mqtt.max_topic_levels",
                 allowed: "at least 3, so that a query's topic is a topic",
             });
+        }
+        self.doorkeeper()?;
+        let authority = self.gateway_authority();
+        if authority.crl.is_some() && authority.ca.is_none() {
+            return Err(CheckError::Crl);
         }
         // Topic, properties and lengths beside the payload.
         let least = protocol::message::MAX_GATEWAY_PAYLOAD + 1024;

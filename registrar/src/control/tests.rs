@@ -24,6 +24,7 @@ fn assign(to: &str) -> crate::api::Assign {
         allow_unknown_gateway: true,
         labels: None,
         note: None,
+        group: None,
         expect_epoch: None,
     }
 }

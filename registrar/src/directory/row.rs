@@ -3,12 +3,13 @@
 use jiff::Timestamp;
 use protocol::Epoch;
 
-use super::GatewayNumber;
+use super::{GatewayNumber, GroupNumber};
 use crate::store::record::DeviceRecord;
 
 const NOWHERE: u32 = u32::MAX;
 const MOVING: u8 = 1;
 const REMOVED: u8 = 2;
+const KEYED: u8 = 8;
 
 /// What the directory knows of one device, in 24 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,7 @@ pub struct Row {
     /// Milliseconds since 1970 in 48 bits, enough for the year 10,889.
     since: [u8; 6],
     flags: u8,
+    group: GroupNumber,
 }
 
 const _: () = assert!(size_of::<Row>() == 24);
@@ -32,10 +34,11 @@ impl Row {
             seen: NOWHERE,
             since: [0; 6],
             flags: 0,
+            group: GroupNumber::DEFAULT,
         }
     }
 
-    pub(super) fn assigned(self, record: &DeviceRecord, gateway: GatewayNumber) -> Self {
+    pub(super) fn assigned(self, record: &DeviceRecord, gateway: GatewayNumber, group: GroupNumber) -> Self {
         let since = record
             .since
             .as_millisecond()
@@ -47,8 +50,23 @@ impl Row {
             gateway: gateway.get(),
             since: [since[0], since[1], since[2], since[3], since[4], since[5]],
             flags: self.flags & MOVING | removed,
+            group,
             ..self
         }
+        .with_key(record.keyed)
+    }
+
+    pub(super) fn in_group(self, group: GroupNumber) -> Self {
+        Self { group, ..self }
+    }
+
+    pub(super) fn with_key(self, keyed: bool) -> Self {
+        let flags = if keyed {
+            self.flags | KEYED
+        } else {
+            self.flags & !KEYED
+        };
+        Self { flags, ..self }
     }
 
     pub(super) fn seen_on(self, gateway: Option<GatewayNumber>) -> Self {
@@ -92,6 +110,16 @@ impl Row {
     /// Whether it has an open move.
     pub fn is_moving(&self) -> bool {
         self.flags & MOVING != 0
+    }
+
+    /// Its enrolment group.
+    pub fn group(&self) -> GroupNumber {
+        self.group
+    }
+
+    /// Whether it has a key of its own.
+    pub fn is_keyed(&self) -> bool {
+        self.flags & KEYED != 0
     }
 
     /// Whether it was removed.

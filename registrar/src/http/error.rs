@@ -63,6 +63,8 @@ impl From<ServiceError> for Failure {
         let (status, code) = match &error {
             ServiceError::UnknownDevice(_) => (StatusCode::NOT_FOUND, "unknown_device"),
             ServiceError::UnknownGateway(_) => (StatusCode::NOT_FOUND, "unknown_gateway"),
+            ServiceError::UnknownGroup(_) => (StatusCode::NOT_FOUND, "unknown_group"),
+            ServiceError::NoKey(_) => (StatusCode::NOT_FOUND, "no_key"),
             ServiceError::UnknownMigration(_) => (StatusCode::NOT_FOUND, "unknown_migration"),
             ServiceError::NoEndpoint(_) | ServiceError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             ServiceError::Invalid(_) => (StatusCode::BAD_REQUEST, "bad_request"),

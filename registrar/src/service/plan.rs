@@ -60,11 +60,16 @@ impl Parts {
             Some(before) => DeviceRecord {
                 disabled: before.disabled,
                 group: before.group.clone(),
+                keyed: before.keyed,
                 labels: before.labels.clone(),
                 note: before.note.clone(),
                 ..new
             },
-            None => new,
+            // A key that was given to it still is the only one that opens for it.
+            None => DeviceRecord {
+                keyed: before.is_some_and(|before| before.keyed),
+                ..new
+            },
         };
         let old = assigned.map(|before| &before.gateway);
         let from = self.places(id, old, target.gateway);

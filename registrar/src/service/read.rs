@@ -198,6 +198,8 @@ impl Service {
             since: row.since,
             connected: seen.filter(|gateway| self.is_online(gateway)),
             migration: self.parts.view.open_move_of(&id),
+            group: row.group,
+            keyed: row.keyed,
             labels: row.labels,
             note: row.note,
             device: id,

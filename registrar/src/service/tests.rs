@@ -14,6 +14,7 @@ fn to(name: &str) -> Assign {
         allow_unknown_gateway: false,
         labels: None,
         note: None,
+        group: None,
         expect_epoch: None,
     }
 }

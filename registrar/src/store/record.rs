@@ -37,6 +37,7 @@ const VERSION: u8 = 1;
 const REMOVED: u8 = 1;
 const DISABLED: u8 = 2;
 const GROUPED: u8 = 4;
+const KEYED: u8 = 8;
 
 /// One device's assignment. A removed device keeps its row, so that its epochs are never reused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +57,9 @@ pub struct DeviceRecord {
     /// The enrolment group that says how the device proves who it is; the default group when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupId>,
+    /// Whether it has a key of its own, which is stored beside, and by which alone it is known then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keyed: bool,
     /// Labels, at most [`MAX_TEXT`] bytes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub labels: String,
@@ -213,13 +217,18 @@ impl AuditRecord {
             let of = |row: Option<&DeviceRecord>| row.map(text).cloned().unwrap_or_default();
             Some((of(before), of(after))).filter(|(before, after)| before != after)
         };
+        let group = |row: Option<&DeviceRecord>| {
+            let group = row.and_then(|row| row.group.as_ref());
+            group.map_or("default", GroupId::as_str).to_owned()
+        };
+        let regrouped = after.is_some() && group(before) != group(after);
         Self {
             at,
             actor: actor.to_owned(),
             action: action.to_owned(),
             device: Some(device.clone()),
             subject: None,
-            detail: None,
+            detail: regrouped.then(|| format!("group {} to {}", group(before), group(after))),
             before: assignment(before),
             after: assignment(after),
             labels: texts(|row| &row.labels),
@@ -283,6 +292,7 @@ impl DeviceRecord {
             removed: false,
             disabled: false,
             group: None,
+            keyed: false,
             labels: String::new(),
             note: String::new(),
         }
@@ -295,7 +305,10 @@ impl DeviceRecord {
         bytes.push(VERSION);
         let flag = |flag, is_set| if is_set { flag } else { 0 };
         bytes.push(
-            flag(REMOVED, self.removed) | flag(DISABLED, self.disabled) | flag(GROUPED, self.group.is_some()),
+            flag(REMOVED, self.removed)
+                | flag(DISABLED, self.disabled)
+                | flag(GROUPED, self.group.is_some())
+                | flag(KEYED, self.keyed),
         );
         put_number(&mut bytes, self.epoch.get());
         put_number(&mut bytes, self.since.as_millisecond() as u64);
@@ -315,7 +328,7 @@ impl DeviceRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let rest = &mut versioned(bytes)?;
         let flags = take(rest, 1)?[0];
-        if flags & !(REMOVED | DISABLED | GROUPED) != 0 {
+        if flags & !(REMOVED | DISABLED | GROUPED | KEYED) != 0 {
             return Err(DecodeError::Damaged(format!("unknown flags {flags:#x}")));
         }
         let epoch = Epoch::new(take_number(rest)?);
@@ -337,6 +350,7 @@ impl DeviceRecord {
             removed: flags & REMOVED != 0,
             disabled: flags & DISABLED != 0,
             group,
+            keyed: flags & KEYED != 0,
             labels,
             note,
         })

@@ -1,0 +1,362 @@
+//! Who is let in where everybody must prove who they are.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use broker::{Admission, Client, Grant, Permissions, Refusal};
+use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
+use protocol::{DeviceId, GatewayId};
+use tokio::sync::mpsc;
+
+use super::{
+    links::{self, Links},
+    permissions::{DevicePermissions, GatewayPermissions, Template},
+};
+use crate::{
+    control::now,
+    directory::{Directory, GroupNumber},
+    enrolment::{
+        Authority, Cause, Credential, Entrances, Group, Groups, Judge, Names, Proof, Question, Throttle,
+        ThrottleLimits,
+    },
+    metrics::Metrics,
+    store::{Store, item::Table, record::AuditRecord},
+};
+
+/// What every refused client is told: which part was wrong is for the log.
+const REFUSED: &str = "not authorized";
+
+/// What a client that is to wait is told.
+const HELD: &str = "too many failed attempts, try again later";
+
+/// Lines about refused clients that the audit log takes in one minute; further ones are only counted.
+const MAX_LINES: u32 = 600;
+
+/// The figures of a doorkeeper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How far devices' clocks may be off.
+    pub clock_leeway: Duration,
+    /// How often one address may fail.
+    pub addresses: ThrottleLimits,
+    /// How often may be failed with one id.
+    pub ids: ThrottleLimits,
+    /// What devices may publish to beside their query's topic.
+    pub publish: Vec<Template>,
+    /// What devices may subscribe to beside their answer's topic.
+    pub subscribe: Vec<Template>,
+}
+
+/// The files that say which gateway's certificate is one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GatewayAuthority {
+    /// The CA certificates, in PEM.
+    pub ca: Option<PathBuf>,
+    /// Their revocation lists, in PEM.
+    pub crl: Option<PathBuf>,
+}
+
+/// Why these files cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {reason}")]
+pub struct GatewayAuthorityError {
+    path: PathBuf,
+    reason: String,
+}
+
+impl GatewayAuthority {
+    /// Reads them; none without a CA.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds something else.
+    pub fn load(&self) -> Result<Option<Authority>, GatewayAuthorityError> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|error| GatewayAuthorityError {
+                path: path.clone(),
+                reason: error.to_string(),
+            })
+        };
+        let Some(path) = &self.ca else { return Ok(None) };
+        let ca = read(path)?;
+        let crl = self.crl.as_ref().map(read).transpose()?;
+        let authority = Authority::from_pem(&ca, crl.as_deref());
+        authority.map(Some).map_err(|error| GatewayAuthorityError {
+            path: path.clone(),
+            reason: error.to_string(),
+        })
+    }
+}
+
+/// Lets people in, or not: they are known by a user name that is not their client id.
+pub trait People: Send + Sync {
+    /// Decides about one of them.
+    fn admit(&self, client: &Client) -> Admission;
+}
+
+/// What a doorkeeper works on.
+pub struct Parts {
+    /// The figures.
+    pub settings: Settings,
+    /// The directory.
+    pub directory: Arc<Directory>,
+    /// The store, for devices' own keys.
+    pub store: Arc<dyn Store>,
+    /// The groups.
+    pub groups: Arc<Groups>,
+    /// The gateways' keys.
+    pub entrances: Arc<Entrances>,
+    /// Whom gateways' certificates are checked against.
+    pub gateways: Option<Authority>,
+    /// Who decides about people; where there is nobody, none comes in.
+    pub people: Option<Arc<dyn People>>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where lines for the audit log are taken; when there is no room, they are counted and dropped.
+    pub audit: mpsc::Sender<AuditRecord>,
+}
+
+/// See the module.
+pub struct Doorkeeper {
+    directory: Arc<Directory>,
+    store: Arc<dyn Store>,
+    groups: Arc<Groups>,
+    entrances: Arc<Entrances>,
+    gateways: RwLock<Option<Authority>>,
+    people: Option<Arc<dyn People>>,
+    metrics: Metrics,
+    audit: mpsc::Sender<AuditRecord>,
+    judge: Judge,
+    failures: RwLock<Throttle>,
+    lines: Mutex<(i64, u32)>,
+    device: Arc<dyn Permissions>,
+    gateway: Arc<dyn Permissions>,
+}
+
+/// Where a device stands.
+struct Standing {
+    group: Option<Arc<Group>>,
+    known: bool,
+    keyed: bool,
+}
+
+impl Doorkeeper {
+    /// One on these parts.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let settings = parts.settings;
+        Arc::new(Self {
+            directory: parts.directory,
+            store: parts.store,
+            groups: parts.groups,
+            entrances: parts.entrances,
+            gateways: RwLock::new(parts.gateways),
+            people: parts.people,
+            metrics: parts.metrics,
+            audit: parts.audit,
+            judge: Judge::new(settings.clock_leeway),
+            failures: RwLock::new(Throttle::new(settings.addresses, settings.ids)),
+            lines: Mutex::default(),
+            device: Arc::new(DevicePermissions {
+                publish: settings.publish,
+                subscribe: settings.subscribe,
+            }),
+            gateway: Arc::new(GatewayPermissions),
+        })
+    }
+
+    /// Replaces whom gateways' certificates are checked against.
+    pub fn set_gateway_authority(&self, authority: Option<Authority>) {
+        *self.gateways.write() = authority;
+    }
+
+    /// Decides about a client.
+    pub(super) fn admit(self: &Arc<Self>, client: &Client, links: &Links) -> Admission {
+        let now = now();
+        let device = client.id.parse::<DeviceId>();
+        let gateway = links::gateway(client);
+        if device.is_ok() || gateway.is_some() {
+            if let Some(user) = &client.username
+                && *user != client.id
+                && gateway.is_none()
+            {
+                return self.person(client, now);
+            }
+        } else if client.username.is_some() {
+            return self.person(client, now);
+        }
+        if self.failures.read().is_held(client.peer.ip(), &client.id, now) {
+            self.metrics.auth_held.inc();
+            return Admission::Refuse(Refusal::TooOften(HELD.to_owned()));
+        }
+        match (gateway, device) {
+            (Some(gateway), _) => self.gateway(client, &gateway, links, now),
+            (None, Ok(device)) => self.device(client, device, now),
+            (None, Err(_)) => self.refuse(client, Cause::WrongId, now),
+        }
+    }
+
+    fn person(&self, client: &Client, now: Timestamp) -> Admission {
+        match &self.people {
+            Some(people) => people.admit(client),
+            None => self.refuse(client, Cause::Unknown, now),
+        }
+    }
+
+    fn gateway(&self, client: &Client, id: &GatewayId, links: &Links, now: Timestamp) -> Admission {
+        let by_certificate = match (&*self.gateways.read(), client.certificates.first()) {
+            (Some(authority), Some(leaf)) => match authority.check(&client.certificates, now) {
+                Ok(()) if Names::of(leaf).is_gateway(id) => Ok(Proof::Certificate),
+                Ok(()) => Err(Cause::OtherName),
+                Err(cause) => Err(cause),
+            },
+            (None, Some(_)) => Err(Cause::NotAccepted),
+            (_, None) => Err(Cause::NoProof),
+        };
+        let password = client.password.as_deref();
+        let opened = password.map(|password| self.entrances.opens(id, password));
+        let proof = match (by_certificate, opened) {
+            (Ok(proof), _) => proof,
+            (Err(_), Some(true)) => Proof::Password,
+            (Err(Cause::NoProof), Some(false)) => return self.refuse(client, Cause::WrongKey, now),
+            (Err(cause), _) => return self.refuse(client, cause, now),
+        };
+        // Only whoever has proven to be the gateway is told about its other process.
+        if let Err(reason) = links.admit(client) {
+            tracing::warn!(client = %client.id, peer = %client.peer, reason, "gateway refused");
+            self.metrics.refused_because("link");
+            return Admission::Refuse(Refusal::NotAuthorized(reason));
+        }
+        self.metrics.admitted("gateway", proof);
+        Admission::Accept(Grant::new(Arc::clone(&self.gateway)))
+    }
+
+    fn device(self: &Arc<Self>, client: &Client, device: DeviceId, now: Timestamp) -> Admission {
+        let standing = self.standing(&device);
+        let question = Question {
+            device: &device,
+            password: client.password.as_deref(),
+            certificates: &client.certificates,
+            now,
+        };
+        let (group, decoy) = (standing.group.as_deref(), self.groups.decoy());
+        match self
+            .judge
+            .by_group(&question, group, standing.keyed, decoy.as_ref())
+        {
+            Ok(proof) => self.accept(proof),
+            Err(cause) => {
+                let (doorkeeper, client) = (Arc::clone(self), client.clone());
+                Admission::Wait(Box::pin(async move {
+                    doorkeeper
+                        .by_own_key(&client, &device, &standing, cause, now)
+                        .await
+                }))
+            }
+        }
+    }
+
+    /// The second step, for devices with a key of their own and for everyone who fails: nobody learns from the time it
+    /// takes which of them an id is.
+    async fn by_own_key(
+        &self,
+        client: &Client,
+        device: &DeviceId,
+        standing: &Standing,
+        cause: Cause,
+        now: Timestamp,
+    ) -> Admission {
+        let own = match self.store.item(Table::Credential, device.as_str()).await {
+            Ok(item) => item
+                .map(|item| item.decode::<Credential>())
+                .transpose()
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let own = match own {
+            Ok(own) => own.filter(|_| standing.keyed),
+            Err(error) => {
+                tracing::warn!(%error, "a device's key cannot be read");
+                self.metrics.auth_failed(Cause::Unavailable);
+                return Admission::Refuse(Refusal::Unavailable("try again later".to_owned()));
+            }
+        };
+        let question = Question {
+            device,
+            password: client.password.as_deref(),
+            certificates: &client.certificates,
+            now,
+        };
+        let own = own.as_ref().map(|credential| &credential.key);
+        match self.judge.by_own_key(&question, standing.group.as_deref(), own) {
+            Ok(proof) => self.accept(proof),
+            Err(_) if !standing.known && standing.group.is_none() => self.refuse(client, Cause::Unknown, now),
+            Err(by_key) if cause == Cause::NoProof => self.refuse(client, by_key, now),
+            Err(_) => self.refuse(client, cause, now),
+        }
+    }
+
+    /// Where a device stands: a removed one nowhere, and one that nobody has named in the group that would take it in.
+    fn standing(&self, device: &DeviceId) -> Standing {
+        let row = self
+            .directory
+            .row(device.as_str())
+            .filter(crate::directory::Row::is_known);
+        let group: Option<GroupNumber> = match row {
+            Some(row) => row.is_assigned().then(|| row.group()),
+            None => self.groups.taking(device.as_str()).map(|(number, _)| number),
+        };
+        Standing {
+            group: group.and_then(|number| self.groups.get(number)),
+            known: row.is_some(),
+            keyed: row.is_some_and(|row| row.is_keyed()),
+        }
+    }
+
+    fn accept(&self, proof: Proof) -> Admission {
+        self.metrics.admitted("device", proof);
+        Admission::Accept(Grant::new(Arc::clone(&self.device)))
+    }
+
+    fn refuse(&self, client: &Client, cause: Cause, now: Timestamp) -> Admission {
+        tracing::debug!(client = %client.id, peer = %client.peer, cause = cause.name(), "refused");
+        self.metrics.auth_failed(cause);
+        let due = self.failures.write().failed(client.peer.ip(), &client.id, now);
+        if let Some(count) = due {
+            self.note(client, cause, count, now);
+        }
+        Admission::Refuse(Refusal::NotAuthorized(REFUSED.to_owned()))
+    }
+
+    /// One line for the audit log.
+    fn note(&self, client: &Client, cause: Cause, count: u32, now: Timestamp) {
+        let is_room = {
+            let (minute, lines) = &mut *self.lines.lock();
+            let this = now.as_second() / 60;
+            if *minute != this {
+                (*minute, *lines) = (this, 0);
+            }
+            *lines = lines.saturating_add(1);
+            *lines <= MAX_LINES
+        };
+        let address = client.peer.ip();
+        let times = if count == 1 {
+            "once".to_owned()
+        } else {
+            format!("{count} times")
+        };
+        let detail = format!(
+            "refused {times} since the last such line, now from {address}: {}",
+            cause.name()
+        );
+        let mut id: String = client.id.chars().take(DeviceId::MAX_LEN).collect();
+        id.retain(|c| !c.is_control());
+        let subject = format!("client {id}");
+        let mut line = AuditRecord::of_subject("refuse", subject, Some(detail), &address.to_string(), now);
+        line.device = client.id.parse().ok();
+        if !is_room || self.audit.try_send(line).is_err() {
+            self.metrics.auth_unaudited.inc();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

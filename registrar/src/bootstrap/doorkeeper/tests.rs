@@ -1,0 +1,459 @@
+use broker::{Action, Decision, Hook, Message};
+use futures_util::future::join_all;
+use protocol::message::{Answer, ErrorCode, Message as _, Outcome};
+
+use super::*;
+use crate::{
+    api::{Assign, ChangeGroup, RotateGroup},
+    bootstrap::{Bootstrap, tests::client as from},
+    config::Config,
+    enrolment::{Enrolment, Key, Method},
+    testkit::{Registrar, device, gateway},
+};
+
+struct Bench {
+    registrar: Registrar,
+    hook: Arc<Bootstrap>,
+    audit: mpsc::Receiver<AuditRecord>,
+}
+
+fn group(id: &str) -> protocol::GroupId {
+    id.parse().unwrap()
+}
+
+impl Bench {
+    async fn new(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        change(&mut config);
+        let registrar = Registrar::start(config.clone()).await;
+        registrar.gateway("gw-a").await;
+        registrar.gateway("gw-b").await;
+        let (hook, audit) = registrar.hook(&config);
+        Self {
+            registrar,
+            hook,
+            audit,
+        }
+    }
+
+    /// Adds a group, and returns the key its devices' are derived from.
+    async fn group(&self, id: &str, change: ChangeGroup) -> Key {
+        let service = &self.registrar.service;
+        service.add_group(group(id), change, "ann".into()).await.unwrap();
+        service.group_keys(&group(id)).unwrap().primary.unwrap()
+    }
+
+    async fn open(&self, id: &str, pattern: &str, cap: u64, gateways: &[&str]) -> Key {
+        let enrolment = Enrolment::Open {
+            pattern: pattern.parse().unwrap(),
+            cap,
+            gateways: gateways.iter().map(|id| gateway(id)).collect(),
+        };
+        let change = ChangeGroup {
+            enrolment: Some(enrolment),
+            ..ChangeGroup::default()
+        };
+        self.group(id, change).await
+    }
+
+    async fn assign(&self, id: &str, to: Option<&str>) {
+        let assign = Assign {
+            gateway: gateway("gw-a"),
+            allow_unknown_gateway: false,
+            labels: None,
+            note: None,
+            group: to.map(group),
+            expect_epoch: None,
+        };
+        self.registrar
+            .service
+            .assign(device(id), assign, "ann".into())
+            .await
+            .unwrap();
+    }
+
+    async fn admit(&self, client: &Client) -> Result<Grant, Refusal> {
+        let mut admission = self.hook.admit(client);
+        loop {
+            match admission {
+                Admission::Accept(grant) => return Ok(grant),
+                Admission::Refuse(refusal) => return Err(refusal),
+                Admission::Wait(later) => admission = later.await,
+            }
+        }
+    }
+
+    async fn connect(&self, id: &str, password: &str) -> bool {
+        self.admit(&client(id, password)).await.is_ok()
+    }
+
+    async fn ask(&self, id: &str) -> Outcome {
+        let message = Message {
+            topic: format!("reg/query/{id}"),
+            ..Message::default()
+        };
+        let mut decision = self.hook.publish(&client(id, ""), &message);
+        loop {
+            match decision {
+                Decision::Answer(answer) => {
+                    assert_eq!(answer.topic, format!("reg/resp/{id}"));
+                    return Answer::from_payload(&answer.payload).unwrap().outcome;
+                }
+                Decision::Wait(later) => decision = later.await,
+                _ => panic!("not answered"),
+            }
+        }
+    }
+
+    async fn code(&self, id: &str) -> Option<ErrorCode> {
+        match self.ask(id).await {
+            Outcome::Error { code, .. } => Some(code),
+            Outcome::Assigned(_) => None,
+        }
+    }
+}
+
+fn client(id: &str, password: &str) -> Client {
+    Client {
+        password: Some(password.to_owned().into()),
+        ..from(id, None)
+    }
+}
+
+fn refusal(cause: &str) -> Option<Refusal> {
+    Some(Refusal::NotAuthorized(cause.to_owned()))
+}
+
+#[tokio::test]
+async fn a_device_is_let_in_by_its_groups_ways_and_by_its_own_key_once_it_has_one() {
+    let bench = Bench::new(|_| {}).await;
+    let key = bench.group("meters", ChangeGroup::default()).await;
+    bench.assign("d1", Some("meters")).await;
+    bench.assign("d2", None).await;
+    let derived = |id: &str| key.derive(&device(id)).text();
+    assert!(bench.connect("d1", &derived("d1")).await);
+    for (id, password) in [
+        ("d1", derived("d2")),
+        ("d2", derived("d2")),
+        ("d3", derived("d3")),
+        ("d1", String::new()),
+        ("d1", key.text()),
+    ] {
+        let refused = bench.admit(&client(id, &password)).await.err();
+        assert_eq!(refused, refusal("not authorized"), "{id}");
+    }
+    // In another group from now on, and without an epoch of its own for that.
+    bench.assign("d2", Some("meters")).await;
+    assert!(bench.connect("d2", &derived("d2")).await);
+    let own = Key::generate();
+    let service = &bench.registrar.service;
+    service
+        .set_device_key(device("d1"), Some(own.clone()), "ann".into())
+        .await
+        .unwrap();
+    assert!(bench.connect("d1", &own.text()).await && !bench.connect("d1", &derived("d1")).await);
+    assert!(!bench.connect("d2", &own.text()).await);
+    // It stays the only one while the device is away.
+    service.remove(device("d1"), "ann".into()).await.unwrap();
+    assert!(!bench.connect("d1", &own.text()).await);
+    bench.assign("d1", Some("meters")).await;
+    assert!(bench.connect("d1", &own.text()).await && !bench.connect("d1", &derived("d1")).await);
+    service
+        .set_device_key(device("d1"), None, "ann".into())
+        .await
+        .unwrap();
+    assert!(bench.connect("d1", &derived("d1")).await && !bench.connect("d1", &own.text()).await);
+    let again = service.set_device_key(device("d1"), None, "ann".into()).await;
+    assert_eq!(again.unwrap_err().to_string(), "device d1 has no key");
+}
+
+#[tokio::test]
+async fn a_restart_changes_nothing_about_who_is_let_in() {
+    let bench = Bench::new(|config| config.devices.max_failures_per_address = 1_000).await;
+    let key = bench.group("meters", ChangeGroup::default()).await;
+    bench.assign("d1", Some("meters")).await;
+    bench.assign("d2", None).await;
+    let service = &bench.registrar.service;
+    let own = Key::generate();
+    service
+        .set_device_key(device("d2"), Some(own.clone()), "ann".into())
+        .await
+        .unwrap();
+    let opens = service
+        .rotate_gateway_key(gateway("gw-a"), "ann".into())
+        .await
+        .unwrap();
+    let again = Registrar::on(Config::default(), Arc::clone(&bench.registrar.store)).await;
+    let (hook, audit) = again.hook(&Config::default());
+    let bench = Bench {
+        registrar: again,
+        hook,
+        audit,
+    };
+    assert!(bench.connect("d1", &key.derive(&device("d1")).text()).await);
+    assert!(bench.connect("d2", &own.text()).await && !bench.connect("d1", &own.text()).await);
+    let link = Client {
+        password: Some(opens.text().to_owned().into()),
+        ..from("gateway/gw-a", Some("run-1"))
+    };
+    assert!(bench.admit(&link).await.is_ok());
+}
+
+#[tokio::test]
+async fn two_group_keys_overlap_until_the_old_one_is_dropped() {
+    let bench = Bench::new(|_| {}).await;
+    let old = bench.group("meters", ChangeGroup::default()).await;
+    bench.assign("d1", Some("meters")).await;
+    let service = &bench.registrar.service;
+    let rotate = async |drop_secondary| {
+        let rotate = RotateGroup {
+            key: None,
+            drop_secondary,
+        };
+        service.rotate_group(group("meters"), rotate, "ann".into()).await
+    };
+    let keys = rotate(false).await.unwrap();
+    assert_eq!(keys.secondary, Some(old.clone()));
+    let new = keys.primary.unwrap();
+    for key in [&old, &new] {
+        assert!(bench.connect("d1", &key.derive(&device("d1")).text()).await);
+    }
+    rotate(true).await.unwrap();
+    assert!(!bench.connect("d1", &old.derive(&device("d1")).text()).await);
+    assert!(bench.connect("d1", &new.derive(&device("d1")).text()).await);
+    assert!(rotate(true).await.is_err());
+}
+
+#[tokio::test]
+async fn a_gateway_is_let_in_by_its_key_and_touches_its_own_topics() {
+    let bench = Bench::new(|_| {}).await;
+    let service = &bench.registrar.service;
+    let link = |id: &str, password: &str| Client {
+        password: Some(password.to_owned().into()),
+        ..from(&format!("gateway/{id}"), Some("run-9"))
+    };
+    let first = service
+        .rotate_gateway_key(gateway("gw-a"), "ann".into())
+        .await
+        .unwrap();
+    let second = service
+        .rotate_gateway_key(gateway("gw-a"), "ann".into())
+        .await
+        .unwrap();
+    for key in [&first, &second] {
+        let grant = bench.admit(&link("gw-a", key.text())).await.unwrap();
+        let may = |action| grant.permissions.allow(&link("gw-a", ""), action);
+        assert!(may(Action::Publish("gw/gw-a/event")) && may(Action::Subscribe("gw/gw-a/cmd")));
+        assert!(!may(Action::Publish("gw/gw-b/event")) && !may(Action::Subscribe("gw/#")));
+        assert!(!may(Action::Publish("reg/query/d1")) && !may(Action::Publish("reg/resp/d1")));
+        assert!(bench.admit(&link("gw-b", key.text())).await.is_err());
+    }
+    service
+        .rotate_gateway_key(gateway("gw-a"), "ann".into())
+        .await
+        .unwrap();
+    assert!(bench.admit(&link("gw-a", first.text())).await.is_err());
+    service
+        .revoke_gateway_keys(gateway("gw-a"), "ann".into())
+        .await
+        .unwrap();
+    assert!(bench.admit(&link("gw-a", second.text())).await.is_err());
+    let nothing = service.revoke_gateway_keys(gateway("gw-a"), "ann".into()).await;
+    assert!(nothing.is_err());
+    // A stranger is not told whether the id is taken.
+    assert_eq!(
+        bench.admit(&link("gw-a", "")).await.err(),
+        refusal("not authorized")
+    );
+}
+
+#[tokio::test]
+async fn nobody_else_comes_in() {
+    let bench = Bench::new(|_| {}).await;
+    for id in ["gateway/", "gateway/a b", "ops/x", "no/device", "é"] {
+        assert_eq!(
+            bench.admit(&client(id, "x")).await.err(),
+            refusal("not authorized"),
+            "{id}"
+        );
+    }
+    let person = Client {
+        username: Some("ops".into()),
+        ..client("mosq-1", "secret")
+    };
+    assert_eq!(bench.admit(&person).await.err(), refusal("not authorized"));
+}
+
+#[tokio::test]
+async fn who_fails_too_often_is_told_to_wait_and_the_audit_log_says_so_once() {
+    let mut bench = Bench::new(|config| config.devices.max_failures_per_address = 20).await;
+    let key = bench.group("meters", ChangeGroup::default()).await;
+    bench.assign("d1", Some("meters")).await;
+    bench.assign("d2", Some("meters")).await;
+    let good = |id: &str| client(id, &key.derive(&device(id)).text());
+    for _ in 0..11 {
+        assert_eq!(
+            bench.admit(&client("d1", "guess")).await.err(),
+            refusal("not authorized")
+        );
+    }
+    let held = Some(Refusal::TooOften(
+        "too many failed attempts, try again later".into(),
+    ));
+    assert_eq!(bench.admit(&client("d1", "guess")).await.err(), held);
+    assert_eq!(
+        bench.admit(&good("d1")).await.err(),
+        held,
+        "nobody learns by guessing on"
+    );
+    assert!(bench.admit(&good("d2")).await.is_ok());
+    // One address, many ids.
+    for n in 0..10 {
+        bench.admit(&client(&format!("x{n}"), "guess")).await.err();
+    }
+    assert_eq!(bench.admit(&good("d2")).await.err(), held);
+    let elsewhere = Client {
+        peer: ([127, 0, 0, 2], 1).into(),
+        ..good("d2")
+    };
+    assert!(bench.admit(&elsewhere).await.is_ok());
+    let line = bench.audit.try_recv().unwrap();
+    assert_eq!(
+        (line.action.as_str(), line.device),
+        ("refuse", Some(device("d1")))
+    );
+    let detail = line.detail.unwrap();
+    assert!(
+        detail.contains("127.0.0.1") && detail.ends_with("wrong_key"),
+        "{detail}"
+    );
+    assert!(bench.audit.try_recv().is_err(), "one line a minute");
+}
+
+#[tokio::test]
+async fn an_open_group_takes_in_a_device_with_its_first_query() {
+    let bench = Bench::new(|_| {}).await;
+    let key = bench
+        .open("meters", "m-*", 100, &["gw-none", "gw-b", "gw-a"])
+        .await;
+    let derived = |id: &str| key.derive(&device(id)).text();
+    assert!(bench.connect("m-1", &derived("m-1")).await && !bench.connect("m-1", &derived("m-2")).await);
+    assert!(!bench.connect("n-1", &derived("n-1")).await);
+    assert!(
+        bench.registrar.service.device(&device("m-1")).await.is_err(),
+        "it only connected"
+    );
+    let Outcome::Assigned(assigned) = bench.ask("m-1").await else {
+        panic!("not assigned")
+    };
+    assert_eq!(assigned.gateway.id, gateway("gw-b"));
+    let shown = bench.registrar.service.device(&device("m-1")).await.unwrap();
+    assert_eq!(shown.group, Some(group("meters")));
+    let stored = bench
+        .registrar
+        .store
+        .device(&device("m-1"))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        stored.group,
+        Some(group("meters")),
+        "durable before it was answered"
+    );
+    let lines = bench.registrar.store.audit(0, 100).await.unwrap();
+    let line = lines.into_iter().find(|line| line.action == "enrol").unwrap();
+    assert_eq!(line.subject.as_deref(), Some("group meters"));
+    // The fewest devices, then.
+    let Outcome::Assigned(assigned) = bench.ask("m-2").await else {
+        panic!("not assigned")
+    };
+    assert_eq!(assigned.gateway.id, gateway("gw-a"));
+    assert!(bench.connect("m-1", &derived("m-1")).await);
+    assert_eq!(bench.code("n-1").await, Some(ErrorCode::UnknownDevice));
+    // One that was removed stays away.
+    bench
+        .registrar
+        .service
+        .remove(device("m-1"), "ann".into())
+        .await
+        .unwrap();
+    assert!(!bench.connect("m-1", &derived("m-1")).await);
+    assert_eq!(bench.code("m-1").await, Some(ErrorCode::UnknownDevice));
+}
+
+#[tokio::test]
+async fn without_a_known_gateway_or_a_working_store_a_device_is_not_taken_in_yet() {
+    let bench = Bench::new(|_| {}).await;
+    bench.open("meters", "m-*", 100, &["gw-none"]).await;
+    assert_eq!(bench.code("m-1").await, Some(ErrorCode::NoGateway));
+    bench.open("lamps", "l-*", 100, &["gw-a"]).await;
+    bench.registrar.store.fail_to_sync("no sync");
+    assert_eq!(bench.code("l-1").await, Some(ErrorCode::Unavailable));
+    assert_eq!(bench.code("l-1").await, Some(ErrorCode::Unavailable));
+    bench.registrar.store.fail(None);
+    assert_eq!(bench.code("l-1").await, None);
+    assert_eq!(bench.registrar.service.group(&group("lamps")).unwrap().devices, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn however_many_boot_at_once_an_open_group_takes_in_no_more_than_its_cap() {
+    let bench = Arc::new(Bench::new(|_| {}).await);
+    bench.open("meters", "*", 40, &["gw-a", "gw-b"]).await;
+    let ask = |n: usize| {
+        let bench = Arc::clone(&bench);
+        // Some ask twice at once.
+        tokio::spawn(async move { bench.code(&format!("m-{}", n % 100)).await })
+    };
+    let codes = join_all((0..150).map(ask)).await;
+    let full = codes
+        .iter()
+        .filter(|code| matches!(code, Ok(Some(ErrorCode::UnknownDevice))));
+    assert!(full.count() >= 60);
+    let shown = bench.registrar.service.group(&group("meters")).unwrap();
+    assert_eq!(shown.devices, 40);
+    let stored = bench.registrar.store.devices(None, 1_000).await.unwrap();
+    assert_eq!(stored.len(), 40);
+    assert_eq!(bench.code("another").await, Some(ErrorCode::UnknownDevice));
+}
+
+#[tokio::test]
+async fn a_group_with_devices_stays_and_an_empty_one_can_go() {
+    let bench = Bench::new(|_| {}).await;
+    let key = bench.open("meters", "m-*", 10, &["gw-a"]).await;
+    let service = &bench.registrar.service;
+    assert_eq!(bench.code("m-1").await, None);
+    let refused = service.remove_group(group("meters"), "ann".into()).await;
+    assert_eq!(refused.unwrap_err().to_string(), "group meters has 1 devices");
+    bench.assign("m-1", Some("default")).await;
+    service.remove_group(group("meters"), "ann".into()).await.unwrap();
+    assert!(service.group(&group("meters")).is_err());
+    assert!(!bench.connect("m-2", &key.derive(&device("m-2")).text()).await);
+    assert!(
+        service
+            .remove_group(group("default"), "ann".into())
+            .await
+            .is_err()
+    );
+    let twice = service
+        .add_group(group("default"), ChangeGroup::default(), "ann".into())
+        .await;
+    assert!(twice.is_err());
+    let nothing = ChangeGroup {
+        methods: Some([].into()),
+        ..ChangeGroup::default()
+    };
+    let refused = service
+        .change_group(group("default"), nothing, "ann".into())
+        .await;
+    assert!(refused.unwrap_err().to_string().starts_with("methods: "));
+    let only = ChangeGroup {
+        methods: Some([Method::Individual].into()),
+        ..ChangeGroup::default()
+    };
+    let shown = service
+        .change_group(group("default"), only, "ann".into())
+        .await
+        .unwrap();
+    assert_eq!(shown.methods, [Method::Individual].into());
+}

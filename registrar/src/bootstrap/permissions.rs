@@ -1,0 +1,251 @@
+//! What devices and gateways may do on the bootstrap broker, once they have proven who they are.
+
+use broker::{Action, Client, Permissions};
+use protocol::Topic;
+
+use super::{links::Links, topics};
+
+/// Stands for the device's id in a pattern.
+const ID: &str = "${id}";
+
+/// A topic filter that may name the device, such as `site/${id}/#`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(String);
+
+/// Why a text is no such filter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// MQTT does not allow it.
+    #[error("{0:?} is not a topic filter")]
+    Filter(String),
+    /// It is what Homeport itself speaks over.
+    #[error("{0:?} reaches into reg/, gw/, ctrl/ or $…, which no device may write")]
+    ControlPlane(String),
+}
+
+impl Template {
+    /// A filter devices may subscribe to.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn to_read(text: &str) -> Result<Self, TemplateError> {
+        let levels: Vec<_> = text.split('/').collect();
+        let last = levels.len() - 1;
+        let is_level = |(at, level): (usize, &&str)| {
+            !level.contains(['+', '#', '\0']) || *level == "+" || (*level == "#" && at == last)
+        };
+        if text.is_empty() || !levels.iter().enumerate().all(is_level) {
+            return Err(TemplateError::Filter(text.to_owned()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// A filter of topics that devices may publish to.
+    ///
+    /// # Errors
+    /// It is none, or covers topics of the control plane.
+    pub fn to_write(text: &str) -> Result<Self, TemplateError> {
+        let template = Self::to_read(text)?;
+        let first = text.split('/').next().unwrap_or_default();
+        if first.starts_with('$') && !first.starts_with(ID)
+            || matches!(first, "reg" | "gw" | "ctrl" | "+" | "#")
+            || first.contains(ID)
+        {
+            return Err(TemplateError::ControlPlane(text.to_owned()));
+        }
+        Ok(template)
+    }
+
+    fn of(&self, device: &str) -> String {
+        self.0.replace(ID, device)
+    }
+}
+
+/// What devices may do; for clients alone whose id is a device's.
+pub(super) struct DevicePermissions {
+    /// Topics they may publish to, beside their query's.
+    pub publish: Vec<Template>,
+    /// Filters they may subscribe to, beside their answer's.
+    pub subscribe: Vec<Template>,
+}
+
+impl Permissions for DevicePermissions {
+    fn allow(&self, client: &Client, action: Action<'_>) -> bool {
+        let id = client.id.as_str();
+        match action {
+            Action::Publish(topic) => {
+                topics::query(topic) == Some(id)
+                    || self
+                        .publish
+                        .iter()
+                        .any(|template| broker::topic_matches(topic, &template.of(id)))
+            }
+            Action::Subscribe(filter) => {
+                let below = filter
+                    .strip_prefix("reg/resp/")
+                    .and_then(|rest| rest.strip_prefix(id));
+                below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+                    || self
+                        .subscribe
+                        .iter()
+                        .any(|template| broker::topic_covers(&template.of(id), filter))
+            }
+        }
+    }
+}
+
+/// What gateways may do.
+pub(super) struct GatewayPermissions;
+
+impl Permissions for GatewayPermissions {
+    fn allow(&self, client: &Client, action: Action<'_>) -> bool {
+        match action {
+            Action::Publish(topic) => match Topic::parse(topic) {
+                Ok(Topic::GatewayStatus(id) | Topic::GatewayEvents(id)) => Links::is_link(client, &id),
+                _ => false,
+            },
+            Action::Subscribe(filter) => match Topic::parse(filter) {
+                Ok(Topic::GatewayCommands(id)) => Links::is_link(client, &id),
+                _ => false,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::bootstrap::tests::client;
+
+    fn device() -> DevicePermissions {
+        DevicePermissions {
+            publish: vec![Template::to_write("site/${id}/#").unwrap()],
+            subscribe: vec![Template::to_read("news/+/${id}").unwrap()],
+        }
+    }
+
+    #[test]
+    fn a_device_touches_its_own_topics_alone() {
+        let (permissions, client) = (device(), client("d1", None));
+        let publish = |topic: &str| permissions.allow(&client, Action::Publish(topic));
+        let subscribe = |filter: &str| permissions.allow(&client, Action::Subscribe(filter));
+        assert!(publish("reg/query/d1") && publish("site/d1/x"));
+        for topic in [
+            "reg/query/d2",
+            "reg/query/d11",
+            "reg/query/",
+            "reg/query/d1/x",
+            "reg/resp/d1",
+            "reg/resp/d2",
+            "gw/gw-a/status",
+            "gw/gw-a/event",
+            "gw/gw-a/cmd",
+            "ctrl/d1/status",
+            "ctrl/d1/migrate",
+            "data/d1/x",
+            "site/d2/x",
+            "$SYS/x",
+        ] {
+            assert!(!publish(topic), "{topic}");
+        }
+        for filter in [
+            "reg/resp/d1",
+            "reg/resp/d1/#",
+            "reg/resp/d1/+/x",
+            "news/a/d1",
+            "news/+/d1",
+        ] {
+            assert!(subscribe(filter), "{filter}");
+        }
+        for filter in [
+            "#",
+            "+/#",
+            "reg/#",
+            "reg/resp/#",
+            "reg/resp/+",
+            "reg/+/d1",
+            "+/resp/d1",
+            "reg/resp/d2",
+            "reg/resp/d11",
+            "reg/query/d1",
+            "gw/#",
+            "gw/+/status",
+            "ctrl/d1/#",
+            "$SYS/#",
+            "news/#",
+            "news/a/+",
+            "",
+        ] {
+            assert!(!subscribe(filter), "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_touches_its_own_topics_alone() {
+        let client = client("gateway/gw-a", Some("run-1"));
+        let publish = |topic: &str| GatewayPermissions.allow(&client, Action::Publish(topic));
+        let subscribe = |filter: &str| GatewayPermissions.allow(&client, Action::Subscribe(filter));
+        assert!(publish("gw/gw-a/status") && publish("gw/gw-a/event") && subscribe("gw/gw-a/cmd"));
+        for topic in [
+            "gw/gw-b/status",
+            "gw/gw-b/event",
+            "gw/gw-a/cmd",
+            "reg/query/d1",
+            "reg/resp/d1",
+            "ctrl/d1/migrate",
+        ] {
+            assert!(!publish(topic), "{topic}");
+        }
+        for filter in [
+            "gw/gw-b/cmd",
+            "gw/+/cmd",
+            "gw/gw-a/+",
+            "gw/gw-a/#",
+            "gw/#",
+            "#",
+            "reg/#",
+            "gw/gw-a/status",
+        ] {
+            assert!(!subscribe(filter), "{filter}");
+        }
+    }
+
+    #[test]
+    fn extra_patterns_never_open_the_control_plane_to_writers() {
+        for text in [
+            "reg/query/#",
+            "gw/x",
+            "ctrl/${id}/x",
+            "#",
+            "+/x",
+            "$SYS/x",
+            "${id}/x",
+            "a${id}/x",
+        ] {
+            assert!(
+                matches!(Template::to_write(text), Err(TemplateError::ControlPlane(_))),
+                "{text}"
+            );
+        }
+        for text in ["", "a/#/b", "a/b+", "x#"] {
+            assert!(
+                matches!(Template::to_read(text), Err(TemplateError::Filter(_))),
+                "{text}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_device_may_subscribe_to_shows_it_nothing_of_another(
+            filter in "(reg|gw|[+#])(/(resp|query|d1|d2|[+#])){0,3}", topic in "reg/(resp|query)/(d2|d11)(/x)?",
+        ) {
+            let permissions = DevicePermissions { publish: Vec::new(), subscribe: Vec::new() };
+            if permissions.allow(&client("d1", None), Action::Subscribe(&filter)) {
+                prop_assert!(!broker::topic_matches(&topic, &filter));
+            }
+        }
+    }
+}

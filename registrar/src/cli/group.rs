@@ -1,0 +1,310 @@
+use std::{collections::BTreeSet, fs, io::Write, path::PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+use protocol::{DeviceId, GatewayId, GroupId};
+
+use super::{
+    Client, Error, derivation,
+    output::{Format, Record, name, or_dash, print, print_all},
+    tell,
+};
+use crate::{
+    api::{AddGroup, ChangeGroup, Group, GroupKeys, Groups, RotateGroup, SetPem},
+    enrolment::{Enrolment, Key, Method, Pattern, Presentation},
+};
+
+/// What to do with enrolment groups.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Make a group; it gets a key to derive its devices' from, unless derived keys are left out.
+    Add {
+        /// Its name.
+        group: GroupId,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// List all groups.
+    List,
+    /// Show one group.
+    Show {
+        /// The group.
+        group: GroupId,
+    },
+    /// Change a group; what is left out stays.
+    Set {
+        /// The group.
+        group: GroupId,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Remove a group that has no devices.
+    Remove {
+        /// The group.
+        group: GroupId,
+    },
+    /// The keys that devices' are derived from.
+    #[command(subcommand)]
+    Key(KeyVerb),
+    /// The CA certificates devices' certificates are checked against.
+    #[command(subcommand)]
+    Ca(PemVerb),
+    /// The revocation lists of these.
+    #[command(subcommand)]
+    Crl(PemVerb),
+}
+
+/// What a group is to be.
+#[derive(Clone, Debug, Args)]
+pub struct Change {
+    /// By what its devices are known; any one of several is enough.
+    #[arg(long, value_name = "METHOD", value_delimiter = ',')]
+    methods: Vec<MethodName>,
+    /// How devices show that they have their key.
+    #[arg(long, value_name = "WAY", value_delimiter = ',')]
+    accept: Vec<PresentationName>,
+    /// Take in devices that nobody has named, whose ids match this: * stands for any characters, ? for one.
+    #[arg(long, value_name = "PATTERN", requires_all = ["cap", "gateways"], conflicts_with = "closed")]
+    open: Option<Pattern>,
+    /// Until the group has so many devices.
+    #[arg(long, requires = "open")]
+    cap: Option<u64>,
+    /// The gateways they are given: of those known, the one with the fewest devices.
+    #[arg(
+        long = "gateway",
+        value_name = "GATEWAY",
+        value_delimiter = ',',
+        requires = "open"
+    )]
+    gateways: Vec<GatewayId>,
+    /// Take in nobody.
+    #[arg(long)]
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MethodName {
+    /// A key of its own.
+    Individual,
+    /// A key derived from the group's.
+    Derived,
+    /// A client certificate of the group's CA.
+    X509,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PresentationName {
+    /// It sends the key as its MQTT password.
+    Password,
+    /// It signs a JWT with the key.
+    Jwt,
+}
+
+/// What to do with a group's keys.
+#[derive(Clone, Debug, Subcommand)]
+pub enum KeyVerb {
+    /// Print the keys.
+    Show {
+        /// The group.
+        group: GroupId,
+    },
+    /// Make a new key; devices with keys derived from the one before are still let in.
+    Rotate {
+        /// The group.
+        group: GroupId,
+        /// Take the key, in base64, from a file instead of making one.
+        #[arg(long, value_name = "FILE", conflicts_with = "drop_secondary")]
+        set_file: Option<PathBuf>,
+        /// Make none, but let in nobody by the one before any more.
+        #[arg(long)]
+        drop_secondary: bool,
+    },
+    /// Tell how devices' keys are derived, for manufacturing; with a device, also its key.
+    ShowDerivation {
+        /// The group; without one, the example alone.
+        group: Option<GroupId>,
+        /// The device whose key to print.
+        #[arg(long, requires = "group")]
+        device: Option<DeviceId>,
+    },
+}
+
+/// What to do with PEM.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PemVerb {
+    /// Replace it by what is in a file, or take it away.
+    Set {
+        /// The group.
+        group: GroupId,
+        /// PEM, with one or several in it.
+        #[arg(required_unless_present = "remove", conflicts_with = "remove")]
+        file: Option<PathBuf>,
+        /// Take it away.
+        #[arg(long)]
+        remove: bool,
+    },
+}
+
+pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
+    match verb {
+        Verb::Add { group, change } => {
+            let add = AddGroup {
+                group,
+                with: change.change(),
+            };
+            print(format, &client.post::<Group>("/v1/groups", &add)?)
+        }
+        Verb::List => print_all(format, &client.get::<Groups>("/v1/groups", &[])?.groups),
+        Verb::Show { group } => print(format, &client.get::<Group>(&path(&group), &[])?),
+        Verb::Set { group, change } => print(format, &client.put::<Group>(&path(&group), &change.change())?),
+        Verb::Remove { group } => {
+            client.delete(&path(&group))?;
+            tell(format_args!("removed {group}"));
+            Ok(())
+        }
+        Verb::Key(verb) => keys(verb, client, format),
+        Verb::Ca(PemVerb::Set { group, file, .. }) => set_pem("ca", &group, file, client, format),
+        Verb::Crl(PemVerb::Set { group, file, .. }) => set_pem("crl", &group, file, client, format),
+    }
+}
+
+fn keys(verb: KeyVerb, client: &Client, format: Format) -> Result<(), Error> {
+    match verb {
+        KeyVerb::Show { group } => print(format, &client.get::<GroupKeys>(&key_path(&group), &[])?),
+        KeyVerb::Rotate {
+            group,
+            set_file,
+            drop_secondary,
+        } => {
+            let rotate = RotateGroup {
+                key: set_file.map(|file| read_key(&file)).transpose()?,
+                drop_secondary,
+            };
+            print(format, &client.post::<GroupKeys>(&key_path(&group), &rotate)?)
+        }
+        KeyVerb::ShowDerivation { group, device } => {
+            let mut text = derivation::TEXT.to_owned();
+            if let Some((group, device)) = group.zip(device) {
+                let keys: GroupKeys = client.get(&key_path(&group), &[])?;
+                let key = keys
+                    .primary
+                    .ok_or_else(|| Error::NotFound(format!("group {group} has no key")))?;
+                text = format!("{}\n", key.derive(&device).text());
+            }
+            std::io::stdout()
+                .write_all(text.as_bytes())
+                .map_err(Error::Output)
+        }
+    }
+}
+
+fn set_pem(
+    what: &str,
+    group: &GroupId,
+    file: Option<PathBuf>,
+    client: &Client,
+    format: Format,
+) -> Result<(), Error> {
+    let read = |path: PathBuf| fs::read_to_string(&path).map_err(|source| Error::File { path, source });
+    let set = SetPem {
+        pem: file.map(read).transpose()?,
+    };
+    let path = format!("{}/{what}", path(group));
+    print(format, &client.put::<Group>(&path, &set)?)
+}
+
+/// A key in a file of its own.
+pub fn read_key(path: &PathBuf) -> Result<Key, Error> {
+    let text = fs::read_to_string(path).map_err(|source| Error::File {
+        path: path.clone(),
+        source,
+    })?;
+    let key = text.trim().parse();
+    key.map_err(|error| Error::Usage(format!("{}: {error}", path.display())))
+}
+
+impl Change {
+    fn change(self) -> ChangeGroup {
+        let methods: BTreeSet<_> = self.methods.into_iter().map(Method::from).collect();
+        let presentations: BTreeSet<_> = self.accept.into_iter().map(Presentation::from).collect();
+        let enrolment = match (self.open, self.cap) {
+            (Some(pattern), Some(cap)) => Some(Enrolment::Open {
+                pattern,
+                cap,
+                gateways: self.gateways,
+            }),
+            _ if self.closed => Some(Enrolment::Closed),
+            _ => None,
+        };
+        ChangeGroup {
+            methods: Some(methods).filter(|methods| !methods.is_empty()),
+            presentations: Some(presentations).filter(|presentations| !presentations.is_empty()),
+            enrolment,
+        }
+    }
+}
+
+impl From<MethodName> for Method {
+    fn from(name: MethodName) -> Self {
+        match name {
+            MethodName::Individual => Self::Individual,
+            MethodName::Derived => Self::Derived,
+            MethodName::X509 => Self::X509,
+        }
+    }
+}
+
+impl From<PresentationName> for Presentation {
+    fn from(name: PresentationName) -> Self {
+        match name {
+            PresentationName::Password => Self::Password,
+            PresentationName::Jwt => Self::Jwt,
+        }
+    }
+}
+
+fn path(group: &GroupId) -> String {
+    format!("/v1/groups/{group}")
+}
+
+fn key_path(group: &GroupId) -> String {
+    format!("/v1/groups/{group}/key")
+}
+
+fn names<T: serde::Serialize>(set: &BTreeSet<T>) -> String {
+    let names: Vec<_> = set.iter().map(name).collect();
+    names.join(" ")
+}
+
+impl Record for Group {
+    const COLUMNS: &'static [&'static str] = &[
+        "group", "devices", "methods", "accept", "keys", "ca", "crl", "open", "cap", "gateways",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
+        let gateways: Vec<_> = self.gateways.iter().map(GatewayId::as_str).collect();
+        vec![
+            self.group.to_string(),
+            self.devices.to_string(),
+            names(&self.methods),
+            names(&self.presentations),
+            self.keys.to_string(),
+            yes(self.ca),
+            yes(self.crl),
+            or_dash(self.pattern.as_ref()),
+            or_dash(self.cap),
+            gateways.join(" "),
+        ]
+    }
+}
+
+impl Record for GroupKeys {
+    const COLUMNS: &'static [&'static str] = &["primary", "secondary"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            or_dash(self.primary.as_ref().map(Key::text)),
+            or_dash(self.secondary.as_ref().map(Key::text)),
+        ]
+    }
+}

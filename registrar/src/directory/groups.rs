@@ -1,0 +1,81 @@
+//! The numbers that stand for enrolment groups in rows, and the counts of each group.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+use protocol::GroupId;
+
+use super::Row;
+use crate::enrolment::{DEFAULT_GROUP, MAX_GROUPS};
+
+/// Stands for an enrolment group inside one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupNumber(u8);
+
+impl GroupNumber {
+    /// The default group's.
+    pub const DEFAULT: Self = Self(0);
+    /// That of groups beyond the most there may be: there is never one behind it.
+    const NOWHERE: Self = Self(u8::MAX);
+}
+
+pub(super) struct Groups {
+    numbers: RwLock<HashMap<GroupId, u8>>,
+    counts: Box<[AtomicU64; 256]>,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self {
+            numbers: RwLock::default(),
+            counts: Box::new([const { AtomicU64::new(0) }; 256]),
+        }
+    }
+}
+
+impl Groups {
+    pub(super) fn number(&self, group: &GroupId) -> Option<GroupNumber> {
+        if group.as_str() == DEFAULT_GROUP {
+            return Some(GroupNumber::DEFAULT);
+        }
+        if let Some(number) = self.numbers.read().get(group) {
+            return Some(GroupNumber(*number));
+        }
+        let mut numbers = self.numbers.write();
+        // The default one has the first.
+        let next = u8::try_from(numbers.len() + 1)
+            .ok()
+            .filter(|next| usize::from(*next) < MAX_GROUPS);
+        if let Some(number) = numbers.get(group) {
+            return Some(GroupNumber(*number));
+        }
+        let next = next?;
+        numbers.insert(group.clone(), next);
+        Some(GroupNumber(next))
+    }
+
+    pub(super) fn number_or_nowhere(&self, group: Option<&GroupId>) -> GroupNumber {
+        group.map_or(GroupNumber::DEFAULT, |group| {
+            self.number(group).unwrap_or(GroupNumber::NOWHERE)
+        })
+    }
+
+    pub(super) fn count(&self, group: GroupNumber) -> u64 {
+        self.counts[usize::from(group.0)].load(Relaxed)
+    }
+
+    /// Counts a row that took another one's place. Called under the row's lock, so no count is ever below zero.
+    pub(super) fn replaced(&self, old: Option<&Row>, new: Option<&Row>) {
+        let counted = |row: Option<&Row>| row.filter(|row| row.is_assigned()).map(Row::group);
+        let (was, is) = (counted(old), counted(new));
+        if was != is {
+            if let Some(group) = was {
+                self.counts[usize::from(group.0)].fetch_sub(1, Relaxed);
+            }
+            if let Some(group) = is {
+                self.counts[usize::from(group.0)].fetch_add(1, Relaxed);
+            }
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Who may ask: enrolment groups, and how their devices and the gateways prove who they are.
+//!
+//! A pure core, `(proof, group, device, now) → decision`: no clock, no disk; random only where a key is made. `bootstrap` brings the
+//! proofs, `service` changes the groups.
+
+mod certificate;
+mod entrance;
+mod group;
+mod groups;
+mod key;
+mod pattern;
+mod proof;
+mod stored;
+mod throttle;
+mod token;
+
+pub use certificate::{Authority, AuthorityError, Names};
+pub use entrance::{Entrance, Entrances, GatewayKey, HashedKey};
+pub use group::{Credential, Enrolment, Group, GroupError, GroupRecord, Method, Presentation};
+pub use groups::{Groups, Seat};
+pub use key::{Key, KeyError};
+pub use pattern::{Pattern, PatternError};
+pub use proof::{Cause, Judge, Proof, Question};
+pub use stored::{IdentityError, restore};
+pub use throttle::{Gate, Limits as ThrottleLimits, Throttle};
+
+/// The group of devices that name none; it always exists.
+pub const DEFAULT_GROUP: &str = "default";
+
+/// Groups at most, the default one included: a device's row has one byte for its group.
+pub const MAX_GROUPS: usize = 250;

@@ -1,0 +1,183 @@
+//! All groups, in memory, by the numbers that stand for them in device rows.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
+use protocol::GroupId;
+
+use super::{Authority, Enrolment, Group};
+use crate::directory::GroupNumber;
+
+/// See the module.
+#[derive(Default)]
+pub struct Groups {
+    groups: RwLock<Table>,
+    enrolling: Mutex<HashMap<GroupNumber, u64>>,
+}
+
+#[derive(Default)]
+struct Table {
+    by_number: HashMap<GroupNumber, Arc<Group>>,
+    /// Those that take devices in, in the order of names, so that of two that would, it is always the same one.
+    open: Vec<(GroupNumber, Arc<Group>)>,
+    /// The first CA there is: devices whose group has none are checked against it, and refused after as long a time.
+    decoy: Option<Authority>,
+}
+
+/// A place for a device that is about to be enrolled; given back when dropped.
+pub struct Seat<'a> {
+    groups: &'a Groups,
+    number: GroupNumber,
+    taken: bool,
+}
+
+impl Groups {
+    /// Takes over what a group is now.
+    pub fn set(&self, number: GroupNumber, group: Option<Group>) {
+        let mut table = self.groups.write();
+        match group {
+            Some(group) => table.by_number.insert(number, Arc::new(group)),
+            None => table.by_number.remove(&number),
+        };
+        let mut all: Vec<_> = table
+            .by_number
+            .iter()
+            .map(|(number, group)| (*number, Arc::clone(group)))
+            .collect();
+        all.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
+        table.decoy = all.iter().find_map(|(_, group)| group.authority.clone());
+        all.retain(|(_, group)| group.record.enrolment != Enrolment::Closed);
+        table.open = all;
+    }
+
+    /// The group a number stands for.
+    pub fn get(&self, number: GroupNumber) -> Option<Arc<Group>> {
+        self.groups.read().by_number.get(&number).cloned()
+    }
+
+    /// The group of this name.
+    pub fn named(&self, id: &GroupId) -> Option<Arc<Group>> {
+        self.groups
+            .read()
+            .by_number
+            .values()
+            .find(|group| group.id == *id)
+            .cloned()
+    }
+
+    /// All groups, in the order of names.
+    pub fn all(&self) -> Vec<Arc<Group>> {
+        let mut all: Vec<_> = self.groups.read().by_number.values().cloned().collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
+    /// The group that would take in a device that nobody has named: the first in the order of names whose pattern
+    /// covers it.
+    pub fn taking(&self, device: &str) -> Option<(GroupNumber, Arc<Group>)> {
+        let table = self.groups.read();
+        table.open.iter().find(|(_, group)| group.takes(device)).cloned()
+    }
+
+    /// A CA to check a certificate against whose device has none.
+    pub fn decoy(&self) -> Option<Authority> {
+        self.groups.read().decoy.clone()
+    }
+
+    /// A place in a group, if it has fewer than `cap` devices, those included that are about to be enrolled. `count`
+    /// says how many it has; it is asked, and changed in [`Seat::take`], under one lock.
+    pub fn seat(&self, number: GroupNumber, cap: u64, count: impl FnOnce() -> u64) -> Option<Seat<'_>> {
+        let mut enrolling = self.enrolling.lock();
+        let waiting = enrolling.entry(number).or_default();
+        if count().saturating_add(*waiting) >= cap {
+            return None;
+        }
+        *waiting += 1;
+        Some(Seat {
+            groups: self,
+            number,
+            taken: false,
+        })
+    }
+}
+
+impl Seat<'_> {
+    /// The device is in: `apply` counts it.
+    pub fn take<T>(mut self, apply: impl FnOnce() -> T) -> T {
+        let mut enrolling = self.groups.enrolling.lock();
+        give_back(&mut enrolling, self.number);
+        self.taken = true;
+        apply()
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if !self.taken {
+            give_back(&mut self.groups.enrolling.lock(), self.number);
+        }
+    }
+}
+
+fn give_back(enrolling: &mut HashMap<GroupNumber, u64>, number: GroupNumber) {
+    if let Some(waiting) = enrolling.get_mut(&number) {
+        *waiting = waiting.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::{directory::Directory, enrolment::GroupRecord};
+
+    fn open(id: &str, pattern: &str) -> Group {
+        let record = GroupRecord {
+            enrolment: Enrolment::Open {
+                pattern: pattern.parse().unwrap(),
+                cap: 1,
+                gateways: vec!["gw-a".parse().unwrap()],
+            },
+            ..GroupRecord::default()
+        };
+        Group::new(id.parse().unwrap(), record).unwrap()
+    }
+
+    #[test]
+    fn of_two_groups_that_would_take_a_device_in_the_first_by_name_does() {
+        let (groups, directory) = (Groups::default(), Directory::default());
+        for (id, pattern) in [("b", "m-*"), ("a", "m-1*"), ("c", "*")] {
+            let group = open(id, pattern);
+            groups.set(directory.group_number(&group.id).unwrap(), Some(group));
+        }
+        let taking = |device: &str| groups.taking(device).map(|(_, group)| group.id.to_string());
+        assert_eq!(taking("m-12").as_deref(), Some("a"));
+        assert_eq!(taking("m-2").as_deref(), Some("b"));
+        assert_eq!(taking("x").as_deref(), Some("c"));
+        groups.set(directory.group_number(&"c".parse().unwrap()).unwrap(), None);
+        assert_eq!(taking("x"), None);
+    }
+
+    #[test]
+    fn however_many_ask_at_once_a_group_never_has_more_than_its_cap() {
+        let (groups, count) = (Groups::default(), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (groups, count) = (&groups, &count);
+                scope.spawn(move || {
+                    for turn in 0..200 {
+                        let seat = groups.seat(GroupNumber::DEFAULT, 50, || count.load(Ordering::Relaxed));
+                        // Some fail to be stored.
+                        if let Some(seat) = seat.filter(|_| (thread + turn) % 3 != 0) {
+                            assert!(seat.take(|| count.fetch_add(1, Ordering::Relaxed)) < 50);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(count.into_inner(), 50);
+        assert!(groups.enrolling.lock().values().all(|waiting| *waiting == 0));
+    }
+}

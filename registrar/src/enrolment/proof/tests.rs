@@ -1,0 +1,453 @@
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use protocol::GroupId;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
+};
+use serde_json::json;
+
+use super::*;
+use crate::enrolment::GroupRecord;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// 2026-01-01, within the time certificates of these tests are valid.
+const NOW: i64 = 1_767_225_600;
+
+fn id(text: &str) -> DeviceId {
+    text.parse().unwrap()
+}
+
+fn group(record: GroupRecord) -> Group {
+    let name: GroupId = "g".parse().unwrap();
+    Group::new(name, record).unwrap()
+}
+
+/// One that derives keys from `primary`, and from `secondary`.
+fn keyed(primary: &Key, secondary: Option<&Key>) -> Group {
+    group(GroupRecord {
+        primary: Some(primary.clone()),
+        secondary: secondary.cloned(),
+        ..GroupRecord::default()
+    })
+}
+
+struct Bench {
+    judge: Judge,
+    own: Option<Key>,
+    decoy: Option<Authority>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            judge: Judge::new(Duration::from_secs(30)),
+            own: None,
+            decoy: None,
+        }
+    }
+
+    /// Both steps, as for a device that has a key of its own or not.
+    fn ask(
+        &self,
+        device: &str,
+        group: Option<&Group>,
+        password: Option<&str>,
+        certificates: &[CertificateDer<'static>],
+    ) -> Result<Proof, Cause> {
+        let device = id(device);
+        let question = Question {
+            device: &device,
+            password: password.map(str::as_bytes),
+            certificates,
+            now: at(NOW),
+        };
+        let judge = &self.judge;
+        judge
+            .by_group(&question, group, self.own.is_some(), self.decoy.as_ref())
+            .or_else(|cause| better(judge.by_own_key(&question, group, self.own.as_ref()), Err(cause)))
+    }
+
+    fn password(&self, device: &str, group: Option<&Group>, password: &str) -> Result<Proof, Cause> {
+        self.ask(device, group, Some(password), &[])
+    }
+}
+
+fn claims(device: &str) -> serde_json::Value {
+    json!({"sub": device, "aud": "registrar", "iat": NOW - 10, "exp": NOW + 290})
+}
+
+fn token(key: &Key, claims: &serde_json::Value) -> String {
+    encode(
+        &Header::new(Algorithm::HS256),
+        claims,
+        &EncodingKey::from_secret(key.bytes()),
+    )
+    .unwrap()
+}
+
+#[test]
+fn a_derived_key_opens_for_its_device_alone_by_the_primary_and_the_secondary_group_key() {
+    let (new, old, other) = (Key::generate(), Key::generate(), Key::generate());
+    let (bench, group) = (Bench::new(), keyed(&new, Some(&old)));
+    for key in [&new, &old] {
+        let password = key.derive(&id("d1")).text();
+        assert_eq!(bench.password("d1", Some(&group), &password), Ok(Proof::Password));
+        assert_eq!(
+            bench.password("d2", Some(&group), &password),
+            Err(Cause::WrongKey)
+        );
+        let jwt = token(&key.derive(&id("d1")), &claims("d1"));
+        assert_eq!(bench.password("d1", Some(&group), &jwt), Ok(Proof::Jwt));
+        // A stolen id, with the key of the thief's own device.
+        let stolen = token(&key.derive(&id("d2")), &claims("d1"));
+        assert_eq!(
+            bench.password("d1", Some(&group), &stolen),
+            Err(Cause::WrongToken)
+        );
+        // The group's key itself opens nothing.
+        assert_eq!(
+            bench.password("d1", Some(&group), &key.text()),
+            Err(Cause::WrongKey)
+        );
+    }
+    let wrong = other.derive(&id("d1")).text();
+    assert_eq!(bench.password("d1", Some(&group), &wrong), Err(Cause::WrongKey));
+    let rotated = keyed(&new, None);
+    let password = old.derive(&id("d1")).text();
+    assert_eq!(
+        bench.password("d1", Some(&rotated), &password),
+        Err(Cause::WrongKey)
+    );
+    for nothing in [None, Some("")] {
+        assert!(bench.ask("d1", Some(&group), nothing, &[]).is_err());
+    }
+    let known = new.derive(&id("d1")).text();
+    assert!(bench.password("d1", None, &known).is_err(), "no group, no entry");
+}
+
+#[test]
+fn a_device_with_a_key_of_its_own_is_known_by_that_alone() {
+    let (shared, own) = (Key::generate(), Key::generate());
+    let group = keyed(&shared, None);
+    let bench = Bench {
+        own: Some(own.clone()),
+        ..Bench::new()
+    };
+    assert_eq!(
+        bench.password("d1", Some(&group), &own.text()),
+        Ok(Proof::Password)
+    );
+    assert_eq!(
+        bench.password("d1", Some(&group), &token(&own, &claims("d1"))),
+        Ok(Proof::Jwt)
+    );
+    let derived = shared.derive(&id("d1")).text();
+    assert!(bench.password("d1", Some(&group), &derived).is_err());
+}
+
+#[test]
+fn what_a_group_does_not_accept_opens_nothing_there() {
+    let (shared, own) = (Key::generate(), Key::generate());
+    let bench = Bench::new();
+    let password = shared.derive(&id("d1")).text();
+    let jwt = token(&shared.derive(&id("d1")), &claims("d1"));
+    let mut record = GroupRecord {
+        primary: Some(shared.clone()),
+        ..GroupRecord::default()
+    };
+    record.presentations = [Presentation::Jwt].into();
+    let jwt_only = group(record.clone());
+    assert_eq!(
+        bench.password("d1", Some(&jwt_only), &password),
+        Err(Cause::NotAccepted)
+    );
+    assert_eq!(bench.password("d1", Some(&jwt_only), &jwt), Ok(Proof::Jwt));
+    record.methods = [Method::Individual].into();
+    let individual = group(record.clone());
+    assert_eq!(
+        bench.password("d1", Some(&individual), &jwt),
+        Err(Cause::NotAccepted)
+    );
+    record.methods = [Method::Derived].into();
+    let derived = group(record);
+    let bench = Bench {
+        own: Some(own.clone()),
+        ..bench
+    };
+    let jwt = token(&own, &claims("d1"));
+    assert_eq!(
+        bench.password("d1", Some(&derived), &jwt),
+        Err(Cause::NotAccepted)
+    );
+}
+
+#[test]
+fn forged_and_stale_tokens_are_refused() {
+    let key = Key::generate();
+    let (bench, group) = (Bench::new(), keyed(&key, None));
+    let device = key.derive(&id("d1"));
+    let with = |name: &str, value: serde_json::Value| {
+        let mut claims = claims("d1");
+        claims[name] = value;
+        token(&device, &claims)
+    };
+    let without = |name: &str| {
+        let mut claims = claims("d1");
+        claims.as_object_mut().unwrap().remove(name);
+        token(&device, &claims)
+    };
+    let ask = |jwt: &str| bench.password("d1", Some(&group), jwt);
+    assert_eq!(ask(&token(&device, &claims("d1"))), Ok(Proof::Jwt));
+    assert_eq!(ask(&with("aud", json!(["x", "registrar"]))), Ok(Proof::Jwt));
+    for (what, jwt, cause) in [
+        (
+            "expired",
+            token(
+                &device,
+                &json!({"sub": "d1", "aud": "registrar", "iat": NOW - 300, "exp": NOW - 30}),
+            ),
+            Cause::Expired,
+        ),
+        (
+            "not yet",
+            token(
+                &device,
+                &json!({"sub": "d1", "aud": "registrar", "iat": NOW + 31, "exp": NOW + 60}),
+            ),
+            Cause::Expired,
+        ),
+        (
+            "too long-lived",
+            with("exp", json!(NOW - 10 + 3601)),
+            Cause::WrongToken,
+        ),
+        (
+            "ends before it begins",
+            with("exp", json!(NOW - 20)),
+            Cause::WrongToken,
+        ),
+        ("overflows", with("exp", json!(i64::MAX)), Cause::WrongToken),
+        ("of the far past", with("iat", json!(i64::MIN)), Cause::WrongToken),
+        ("another subject", with("sub", json!("d2")), Cause::WrongToken),
+        ("another audience", with("aud", json!("gw-a")), Cause::WrongToken),
+        ("no audience", without("aud"), Cause::WrongToken),
+        ("no subject", without("sub"), Cause::WrongToken),
+        ("no end", without("exp"), Cause::WrongToken),
+        ("no beginning", without("iat"), Cause::WrongToken),
+        (
+            "another key",
+            token(&Key::generate(), &claims("d1")),
+            Cause::WrongToken,
+        ),
+        ("not one at all", "a.b.c".to_owned(), Cause::WrongToken),
+    ] {
+        assert_eq!(ask(&jwt), Err(cause), "{what}");
+    }
+    let late = json!({"sub": "d1", "aud": "registrar", "iat": NOW - 300, "exp": NOW - 29});
+    assert_eq!(ask(&token(&device, &late)), Ok(Proof::Jwt), "within the leeway");
+}
+
+#[test]
+fn the_algorithm_is_never_the_tokens_to_choose() {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    let key = Key::generate();
+    let (bench, group) = (Bench::new(), keyed(&key, None));
+    let part = |json: &str| BASE64_URL_SAFE_NO_PAD.encode(json);
+    let payload = part(&claims("d1").to_string());
+    let good = token(&key.derive(&id("d1")), &claims("d1"));
+    let signature = good.rsplit('.').next().unwrap();
+    for algorithm in ["none", "None", "RS256", "HS512", "EdDSA", "ES256", ""] {
+        let header = part(&json!({"typ": "JWT", "alg": algorithm}).to_string());
+        for signature in ["", signature] {
+            let forged = format!("{header}.{payload}.{signature}");
+            assert_eq!(
+                bench.password("d1", Some(&group), &forged),
+                Err(Cause::WrongToken),
+                "{algorithm}"
+            );
+        }
+    }
+    // Signed with the right key by another algorithm.
+    let device = key.derive(&id("d1"));
+    let other = encode(
+        &Header::new(Algorithm::HS512),
+        &claims("d1"),
+        &EncodingKey::from_secret(device.bytes()),
+    );
+    assert_eq!(
+        bench.password("d1", Some(&group), &other.unwrap()),
+        Err(Cause::WrongToken)
+    );
+}
+
+struct Ca(CertifiedIssuer<'static, KeyPair>);
+
+impl Ca {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, name);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn issue(&self, change: impl FnOnce(&mut CertificateParams)) -> Vec<CertificateDer<'static>> {
+        let mut params = CertificateParams::default();
+        params.serial_number = Some(SerialNumber::from(7));
+        params.not_before = date_time_ymd(2025, 1, 1);
+        params.not_after = date_time_ymd(2027, 1, 1);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        vec![params.signed_by(&key, &self.0).unwrap().der().clone()]
+    }
+
+    fn crl(&self, serial: u64) -> String {
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2025, 6, 1),
+            next_update: date_time_ymd(2027, 6, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![RevokedCertParams {
+                serial_number: SerialNumber::from(serial),
+                revocation_time: date_time_ymd(2025, 6, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.0).unwrap().pem().unwrap()
+    }
+
+    fn group(&self, crl: Option<String>) -> Group {
+        group(GroupRecord {
+            ca: Some(self.0.pem()),
+            crl,
+            ..GroupRecord::default()
+        })
+    }
+}
+
+fn uri(name: &str) -> SanType {
+    SanType::URI(name.try_into().unwrap())
+}
+
+fn dns(name: &str) -> SanType {
+    SanType::DnsName(name.try_into().unwrap())
+}
+
+#[test]
+fn a_certificate_names_its_device_by_uri_host_or_common_name() {
+    let ca = Ca::new("ca");
+    let (bench, group) = (Bench::new(), ca.group(None));
+    let ask = |device: &str, chain: &[CertificateDer<'static>]| bench.ask(device, Some(&group), None, chain);
+    let by_uri = ca.issue(|params| params.subject_alt_names.push(uri("homeport:device:d1")));
+    let by_host = ca.issue(|params| params.subject_alt_names.push(dns("d1")));
+    let by_common_name = ca.issue(|params| params.distinguished_name.push(DnType::CommonName, "d1"));
+    for chain in [&by_uri, &by_host, &by_common_name] {
+        assert_eq!(ask("d1", chain), Ok(Proof::Certificate));
+        assert_eq!(ask("d2", chain), Err(Cause::OtherName), "of another device");
+        assert_eq!(ask("D1", chain), Err(Cause::OtherName));
+    }
+    // One that names a gateway is never a device's, whatever else it names.
+    let of_gateway = ca.issue(|params| {
+        params.subject_alt_names = vec![uri("homeport:gateway:d1"), uri("homeport:device:d1"), dns("d1")];
+    });
+    assert_eq!(ask("d1", &of_gateway), Err(Cause::OtherName));
+    assert!(Names::of(&of_gateway[0]).is_gateway(&"d1".parse().unwrap()));
+    assert!(!Names::of(&by_uri[0]).is_gateway(&"d1".parse().unwrap()));
+    // Where devices are named by URI, nothing else does.
+    let both = ca.issue(|params| {
+        params.subject_alt_names = vec![uri("homeport:device:d2"), dns("d1")];
+        params.distinguished_name.push(DnType::CommonName, "d1");
+    });
+    assert_eq!(ask("d1", &both), Err(Cause::OtherName));
+    assert_eq!(ask("d2", &both), Ok(Proof::Certificate));
+}
+
+#[test]
+fn certificates_of_others_expired_revoked_or_for_servers_are_refused() {
+    let (ca, namesake) = (Ca::new("ca"), Ca::new("ca"));
+    let named = |params: &mut CertificateParams| params.subject_alt_names.push(uri("homeport:device:d1"));
+    let group = ca.group(Some(ca.crl(8)));
+    let revoking = ca.group(Some(ca.crl(7)));
+    let bench = Bench::new();
+    let ask = |group: &Group, chain: &[CertificateDer<'static>]| bench.ask("d1", Some(group), None, chain);
+    let good = ca.issue(named);
+    assert_eq!(ask(&group, &good), Ok(Proof::Certificate));
+    assert_eq!(ask(&revoking, &good), Err(Cause::Revoked));
+    assert_eq!(ask(&group, &namesake.issue(named)), Err(Cause::WrongCertificate));
+    assert_eq!(
+        ask(&group, &Ca::new("other").issue(named)),
+        Err(Cause::WrongCertificate)
+    );
+    let expired = ca.issue(|params| {
+        named(params);
+        params.not_after = date_time_ymd(2025, 12, 31);
+    });
+    assert_eq!(ask(&group, &expired), Err(Cause::Expired));
+    let early = ca.issue(|params| {
+        named(params);
+        params.not_before = date_time_ymd(2026, 6, 1);
+    });
+    assert_eq!(ask(&group, &early), Err(Cause::Expired));
+    let of_server = ca.issue(|params| {
+        named(params);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    assert_eq!(ask(&group, &of_server), Err(Cause::WrongCertificate));
+    let rubbish = vec![CertificateDer::from(vec![1, 2, 3])];
+    assert_eq!(ask(&group, &rubbish), Err(Cause::WrongCertificate));
+    let long: Vec<_> = std::iter::repeat_n(good[0].clone(), 6).collect();
+    assert_eq!(ask(&group, &long), Err(Cause::WrongCertificate));
+    // A group without a CA accepts none, even where another group's would do.
+    let bench = Bench {
+        decoy: group.authority.clone(),
+        ..Bench::new()
+    };
+    let without = keyed(&Key::generate(), None);
+    assert_eq!(
+        bench.ask("d1", Some(&without), None, &good),
+        Err(Cause::NotAccepted)
+    );
+    assert!(bench.ask("d1", None, None, &good).is_err());
+    let key = Key::generate();
+    let keyed = keyed(&key, None);
+    let password = key.derive(&id("d1")).text();
+    assert_eq!(
+        bench.ask("d1", Some(&keyed), Some(&password), &good),
+        Ok(Proof::Password)
+    );
+}
+
+#[test]
+fn two_authorities_may_overlap() {
+    let (old, new) = (Ca::new("old"), Ca::new("new"));
+    let group = group(GroupRecord {
+        ca: Some(old.0.pem() + &new.0.pem()),
+        crl: Some(old.crl(7)),
+        ..GroupRecord::default()
+    });
+    let named = |params: &mut CertificateParams| params.subject_alt_names.push(dns("d1"));
+    let bench = Bench::new();
+    assert_eq!(
+        bench.ask("d1", Some(&group), None, &old.issue(named)),
+        Err(Cause::Revoked)
+    );
+    assert_eq!(
+        bench.ask("d1", Some(&group), None, &new.issue(named)),
+        Ok(Proof::Certificate)
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_password_panics_and_none_opens(password in ".{0,200}", device in "[a-z]{1,20}") {
+        let group = keyed(&Key::generate(), None);
+        let bench = Bench { own: Some(Key::generate()), ..Bench::new() };
+        proptest::prop_assert!(bench.password(&device, Some(&group), &password).is_err());
+    }
+}

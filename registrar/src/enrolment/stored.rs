@@ -1,0 +1,54 @@
+//! Groups and gateways' keys as the store has them at a start.
+
+use protocol::GroupId;
+
+use super::{DEFAULT_GROUP, Entrance, Entrances, Group, GroupRecord, Groups};
+use crate::{
+    directory::{Directory, GroupNumber},
+    store::item::{Item, Table},
+};
+
+/// A stored record that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{table:?} {name}: {reason}")]
+pub struct IdentityError {
+    table: Table,
+    name: String,
+    reason: String,
+}
+
+/// Takes up what is stored; the default group is there in any case.
+///
+/// # Errors
+/// A record that cannot be read, or is none any more.
+pub fn restore(directory: &Directory, items: &[Item]) -> Result<(Groups, Entrances), IdentityError> {
+    let (groups, entrances) = (Groups::default(), Entrances::default());
+    let default: GroupId = DEFAULT_GROUP.parse().expect("it is a group's name");
+    let record = GroupRecord::default();
+    let group = Group::new(default, record).expect("the default group is one");
+    groups.set(GroupNumber::DEFAULT, Some(group));
+    for item in items {
+        let failed = |reason: String| IdentityError {
+            table: item.table,
+            name: item.name.clone(),
+            reason,
+        };
+        match item.table {
+            Table::Group => {
+                let id: GroupId = item.name.parse().map_err(|error| failed(format!("{error}")))?;
+                let record: GroupRecord = item.decode().map_err(|error| failed(error.to_string()))?;
+                let number = directory.group_number(&id);
+                let number = number.ok_or_else(|| failed("there are too many groups".to_owned()))?;
+                let group = Group::new(id, record).map_err(|error| failed(error.to_string()))?;
+                groups.set(number, Some(group));
+            }
+            Table::Entrance => {
+                let id = item.name.parse().map_err(|error| failed(format!("{error}")))?;
+                let entrance: Entrance = item.decode().map_err(|error| failed(error.to_string()))?;
+                entrances.set(id, Some(entrance));
+            }
+            _ => {}
+        }
+    }
+    Ok((groups, entrances))
+}

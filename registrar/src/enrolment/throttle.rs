@@ -1,0 +1,272 @@
+//! Who has failed too often lately.
+
+use std::{
+    hash::Hash,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
+
+use hashbrown::HashMap;
+use jiff::Timestamp;
+
+/// How often may be failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Failures within [`window`](Self::window) that are not held against anyone yet.
+    pub failures: u32,
+    /// The time failures are counted over.
+    pub window: Duration,
+    /// For how long nothing more is tried after that.
+    pub hold_off: Duration,
+    /// Keys remembered at most; when there are more, the one whose failures are longest ago is forgotten.
+    pub entries: usize,
+    /// The least time between two lines of the audit log about one key.
+    pub audit_every: Duration,
+}
+
+/// Counts failures of some kind of key: a pure core, bounded.
+#[derive(Debug)]
+pub struct Gate<K> {
+    limits: Limits,
+    entries: HashMap<K, Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    since: Timestamp,
+    failures: u32,
+    until: Timestamp,
+    audited: Option<Timestamp>,
+    unaudited: u32,
+}
+
+impl<K: Hash + Eq + Clone> Gate<K> {
+    /// Nobody has failed yet.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            entries: HashMap::new(),
+        }
+    }
+
+    /// Whether nobody is held against.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether this one is to wait.
+    pub fn is_held<Q>(&self, key: &Q, now: Timestamp) -> bool
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.entries.get(key).is_some_and(|entry| now < entry.until)
+    }
+
+    /// Notes a failure. Returns how many there were since the last line of the audit log, when it is time for one.
+    pub fn failed(&mut self, key: &K, now: Timestamp) -> Option<u32> {
+        if !self.entries.contains_key(key) && self.entries.len() >= self.limits.entries {
+            self.make_room(now);
+        }
+        let Limits {
+            window,
+            hold_off,
+            failures,
+            audit_every,
+            ..
+        } = self.limits;
+        let entry = self.entries.entry(key.clone()).or_insert(Entry {
+            since: now,
+            failures: 0,
+            until: Timestamp::MIN,
+            audited: None,
+            unaudited: 0,
+        });
+        if now.duration_since(entry.since).unsigned_abs() >= window {
+            (entry.since, entry.failures) = (now, 0);
+        }
+        entry.failures = entry.failures.saturating_add(1);
+        entry.unaudited = entry.unaudited.saturating_add(1);
+        if entry.failures > failures {
+            // The next one starts counting anew once it is over.
+            entry.until = now.saturating_add(hold_off).unwrap_or(Timestamp::MAX);
+            (entry.since, entry.failures) = (now, 0);
+        }
+        let due = entry
+            .audited
+            .is_none_or(|last| now.duration_since(last).unsigned_abs() >= audit_every);
+        due.then(|| {
+            entry.audited = Some(now);
+            std::mem::take(&mut entry.unaudited)
+        })
+    }
+
+    /// Forgets whoever has not failed for long, and if that is nobody, the one that failed longest ago. Those that are
+    /// held stay while there is another one.
+    fn make_room(&mut self, now: Timestamp) {
+        let Limits {
+            window, audit_every, ..
+        } = self.limits;
+        let kept = window.max(audit_every);
+        self.entries
+            .retain(|_, entry| now < entry.until || now.duration_since(entry.since).unsigned_abs() < kept);
+        if self.entries.len() >= self.limits.entries {
+            let oldest = self
+                .entries
+                .iter()
+                .min_by_key(|(_, entry)| (entry.until, entry.since));
+            if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+                self.entries.remove(&key);
+            }
+        }
+    }
+}
+
+/// Failures by address and by id. IPv6 addresses of one /64 are one: whoever has one has all.
+#[derive(Debug)]
+pub struct Throttle {
+    addresses: Gate<IpAddr>,
+    ids: Gate<Box<str>>,
+}
+
+impl Throttle {
+    /// Nobody has failed yet.
+    pub fn new(addresses: Limits, ids: Limits) -> Self {
+        Self {
+            addresses: Gate::new(addresses),
+            ids: Gate::new(ids),
+        }
+    }
+
+    /// Whether it has nothing to say about anyone.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.ids.is_empty()
+    }
+
+    /// Whether a client is to wait before it tries again.
+    pub fn is_held(&self, address: IpAddr, id: &str, now: Timestamp) -> bool {
+        self.addresses.is_held(&network(address), now) || self.ids.is_held(id, now)
+    }
+
+    /// Notes a failure. Returns how many there were, of this address or this id, since the last line of the audit log,
+    /// when it is time for one: both have waited long enough.
+    pub fn failed(&mut self, address: IpAddr, id: &str, now: Timestamp) -> Option<u32> {
+        let by_address = self.addresses.failed(&network(address), now);
+        let by_id = self.ids.failed(&id.into(), now);
+        by_address.zip(by_id).map(|(one, other)| one.max(other))
+    }
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    const LIMITS: Limits = Limits {
+        failures: 3,
+        window: Duration::from_secs(60),
+        hold_off: Duration::from_secs(30),
+        entries: 4,
+        audit_every: Duration::from_secs(60),
+    };
+
+    #[test]
+    fn who_fails_too_often_waits_and_may_try_again_then() {
+        let mut gate = Gate::new(LIMITS);
+        for _ in 0..3 {
+            gate.failed(&"a", at(0));
+            assert!(!gate.is_held("a", at(0)));
+        }
+        gate.failed(&"a", at(1));
+        assert!(gate.is_held("a", at(1)) && gate.is_held("a", at(30)));
+        assert!(!gate.is_held("b", at(1)) && !gate.is_held("a", at(31)));
+        // Slow failures are never held against anyone.
+        for minute in 0..20 {
+            gate.failed(&"slow", at(100 + 30 * minute));
+            assert!(!gate.is_held("slow", at(100 + 30 * minute)));
+        }
+    }
+
+    #[test]
+    fn the_audit_log_gets_one_line_a_minute_with_the_count() {
+        let mut gate = Gate::new(LIMITS);
+        assert_eq!(gate.failed(&1, at(0)), Some(1));
+        assert_eq!(gate.failed(&1, at(1)), None);
+        assert_eq!(gate.failed(&1, at(59)), None);
+        assert_eq!(gate.failed(&1, at(60)), Some(3));
+        assert_eq!(gate.failed(&2, at(60)), Some(1));
+    }
+
+    #[test]
+    fn an_address_that_tries_many_ids_and_an_id_tried_from_many_are_both_held() {
+        let mut throttle = Throttle::new(
+            LIMITS,
+            Limits {
+                entries: 100,
+                ..LIMITS
+            },
+        );
+        let address = |last: u8| IpAddr::from([10, 0, 0, last]);
+        for id in ["a", "b", "c", "d"] {
+            throttle.failed(address(1), id, at(0));
+        }
+        assert!(throttle.is_held(address(1), "e", at(1)) && !throttle.is_held(address(2), "a", at(1)));
+        for last in 2..6 {
+            throttle.failed(address(last), "x", at(2));
+        }
+        assert!(throttle.is_held(address(9), "x", at(3)) && !throttle.is_held(address(9), "y", at(3)));
+        // One /64 is one; an IPv4 address in IPv6 is itself.
+        let v6 = |text: &str| text.parse::<IpAddr>().unwrap();
+        for last in 1..5 {
+            throttle.failed(v6(&format!("2001:db8:0:1::{last}")), &format!("n{last}"), at(4));
+        }
+        assert!(throttle.is_held(v6("2001:db8:0:1:ffff::9"), "z", at(5)));
+        assert!(!throttle.is_held(v6("2001:db8:0:2::1"), "z", at(5)));
+        assert!(throttle.is_held(v6("::ffff:10.0.0.1"), "z", at(1)));
+    }
+
+    #[test]
+    fn a_flood_of_others_frees_nobody_that_is_held() {
+        let mut gate = Gate::new(LIMITS);
+        for _ in 0..4 {
+            gate.failed(&0, at(0));
+        }
+        for key in 1..100 {
+            gate.failed(&key, at(1));
+            assert!(gate.entries.len() <= 4 && gate.is_held(&0, at(1)), "{key}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_bounded_and_never_holds_longer_than_it_says(
+            failures in prop::collection::vec((0_u8..20, 0_i64..200), 0..200),
+        ) {
+            let mut gate = Gate::new(LIMITS);
+            let mut latest = 0;
+            for (key, second) in failures {
+                gate.failed(&key, at(second));
+                latest = latest.max(second);
+                prop_assert!(gate.entries.len() <= 4);
+            }
+            for key in 0..20 {
+                prop_assert!(!gate.is_held(&key, at(latest + 30)));
+            }
+        }
+    }
+}

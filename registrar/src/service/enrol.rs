@@ -1,0 +1,125 @@
+//! Devices that nobody has named, taken in by an open group.
+
+use std::sync::Arc;
+
+use protocol::{DeviceId, Epoch, GatewayId};
+
+use super::{AuditRecord, Change, CommitError, DeviceChange, DeviceRecord, Parts, Service, Transaction, now};
+use crate::{
+    control::View,
+    directory::Directory,
+    enrolment::{DEFAULT_GROUP, Enrolment},
+};
+
+/// Who asks, in the audit log.
+const ACTOR: &str = "enrolment";
+
+/// Why a device was not enrolled.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// No group takes it in.
+    #[error("no group takes the device in")]
+    Closed,
+    /// Its group has as many devices as it may.
+    #[error("the group is full")]
+    Full,
+    /// It is not known where any of the group's gateways listens.
+    #[error("none of the group's gateways is known")]
+    NoGateway,
+    /// Not now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Service {
+    /// Whether a group would take in a device that nobody has named.
+    pub fn takes(&self, device: &DeviceId) -> bool {
+        self.parts.groups.taking(device.as_str()).is_some()
+    }
+
+    /// Adds a device that nobody has named to the group that takes it in, durably, and returns whether it did: it may
+    /// have been added meanwhile. However many come at once, the group never has more than its cap.
+    ///
+    /// # Errors
+    /// No group, no room, no gateway, or a failing store.
+    pub async fn enrol(&self, id: DeviceId) -> Result<bool, EnrolError> {
+        let parts = Arc::clone(&self.parts);
+        // Goes on to its end even when the device no longer waits: what is committed must be applied.
+        let enrolling = tokio::spawn(async move { parts.enrol(&id).await });
+        enrolling
+            .await
+            .unwrap_or_else(|error| Err(EnrolError::Unavailable(format!("it broke off: {error}"))))
+    }
+}
+
+impl Parts {
+    async fn enrol(&self, id: &DeviceId) -> Result<bool, EnrolError> {
+        let (number, group) = self.groups.taking(id.as_str()).ok_or(EnrolError::Closed)?;
+        let Enrolment::Open { cap, gateways, .. } = &group.record.enrolment else {
+            return Err(EnrolError::Closed);
+        };
+        let gateway = choose(&self.directory, &self.view, gateways).ok_or(EnrolError::NoGateway)?;
+        let count = || self.directory.group_count(number);
+        let seat = self.groups.seat(number, *cap, count).ok_or(EnrolError::Full)?;
+        let at = now();
+        let record = DeviceRecord {
+            group: Some(group.id.clone()).filter(|group| group.as_str() != DEFAULT_GROUP),
+            ..DeviceRecord::new(gateway, Epoch::FIRST, at)
+        };
+        let mut audit = AuditRecord::of_change("enrol", id, None, &record, ACTOR, at);
+        audit.subject = Some(format!("group {}", group.id));
+        let transaction = Transaction {
+            device: Some(DeviceChange {
+                id: id.clone(),
+                expect: None,
+                put: record.clone(),
+            }),
+            audit: Some(audit),
+            ..Transaction::default()
+        };
+        let unavailable = |error: String| EnrolError::Unavailable(error);
+        match self.commits.commit(transaction).await {
+            Ok(_) => {
+                self.view.set_storing(true);
+                let seen = self.directory.row(id.as_str());
+                seat.take(|| self.directory.apply_change(id, &record, false));
+                // It may be on a gateway that is not its own.
+                if seen.is_some() {
+                    self.tell(Change::Assigned(id.clone())).await;
+                }
+                Ok(true)
+            }
+            // It was added by someone else, or by an earlier try that failed at its very end.
+            Err(CommitError::Conflict(_)) => {
+                drop(seat);
+                let row = self
+                    .store
+                    .device(id)
+                    .await
+                    .map_err(|error| unavailable(error.to_string()))?;
+                let row = row.ok_or_else(|| unavailable("the device changes too fast".to_owned()))?;
+                let settled = self
+                    .settle(id, &row)
+                    .await
+                    .map_err(|error| unavailable(error.to_string()))?;
+                settled
+                    .then_some(false)
+                    .ok_or_else(|| unavailable("the device changes too fast".to_owned()))
+            }
+            Err(error) => {
+                self.view.set_storing(false);
+                Err(unavailable(error.to_string()))
+            }
+        }
+    }
+}
+
+/// Of the gateways that have said where they listen, the one with the fewest devices assigned; of several, the first.
+fn choose(directory: &Directory, view: &View, gateways: &[GatewayId]) -> Option<GatewayId> {
+    let numbered = gateways
+        .iter()
+        .filter_map(|gateway| Some((gateway, directory.find(gateway.as_str())?)));
+    let known = numbered.filter(|(_, number)| view.with_gateway(*number, |_| ()).is_some());
+    let fewest = known.min_by_key(|(_, number)| directory.counts(*number).assigned);
+    fewest.map(|(gateway, _)| gateway.clone())
+}

@@ -1,0 +1,302 @@
+//! Enrolment groups: made, changed and removed.
+
+use protocol::GroupId;
+
+use super::{AuditRecord, CommitError, Parts, Service, ServiceError, Transaction, now};
+use crate::{
+    api::{self, ChangeGroup, GroupKeys},
+    enrolment::{DEFAULT_GROUP, Enrolment, Group, GroupRecord, Key, MAX_GROUPS},
+    store::item::ItemChange,
+};
+
+impl Service {
+    /// All groups, in the order of names.
+    pub fn groups(&self) -> Vec<api::Group> {
+        let all = self.parts.groups.all().into_iter();
+        all.map(|group| self.parts.shown_group(&group)).collect()
+    }
+
+    /// One group.
+    ///
+    /// # Errors
+    /// Unknown group.
+    pub fn group(&self, id: &GroupId) -> Result<api::Group, ServiceError> {
+        let group = self.parts.groups.named(id);
+        group
+            .map(|group| self.parts.shown_group(&group))
+            .ok_or_else(|| ServiceError::UnknownGroup(id.clone()))
+    }
+
+    /// Makes a group. One whose devices are known by derived keys gets a key to derive them from.
+    ///
+    /// # Errors
+    /// It exists, there are too many, it cannot be as asked, or the store fails.
+    pub async fn add_group(
+        &self,
+        id: GroupId,
+        change: ChangeGroup,
+        actor: String,
+    ) -> Result<api::Group, ServiceError> {
+        let parts = &self.parts;
+        let number = parts.directory.group_number(&id);
+        if parts.groups.all().len() >= MAX_GROUPS || number.is_none() {
+            return Err(ServiceError::Unavailable(format!(
+                "there are {MAX_GROUPS} groups, or have been since the registrar was started, which is as many as may be"
+            )));
+        }
+        let name = id.clone();
+        self.edit_group(id.clone(), "group_add", actor, move |before| {
+            if before.is_some() {
+                return Err(ServiceError::Conflict(format!("group {id} exists")));
+            }
+            let mut record = GroupRecord::default();
+            apply(&mut record, change);
+            if record.methods.contains(&crate::enrolment::Method::Derived) {
+                record.primary = Some(Key::generate());
+            }
+            Ok((Some(record), None))
+        })
+        .await?;
+        self.group(&name)
+    }
+
+    /// Changes a group.
+    ///
+    /// # Errors
+    /// Unknown group, it cannot be as asked, or the store fails.
+    pub async fn change_group(
+        &self,
+        id: GroupId,
+        change: ChangeGroup,
+        actor: String,
+    ) -> Result<api::Group, ServiceError> {
+        let detail = serde_json::to_string(&change).ok();
+        let name = id.clone();
+        self.edit_group(id.clone(), "group_set", actor, move |before| {
+            let mut record = before.ok_or(ServiceError::UnknownGroup(id))?;
+            apply(&mut record, change);
+            Ok((Some(record), detail))
+        })
+        .await?;
+        self.group(&name)
+    }
+
+    /// Removes a group that has no devices.
+    ///
+    /// # Errors
+    /// Unknown group, it has devices or is the default one, or the store fails.
+    pub async fn remove_group(&self, id: GroupId, actor: String) -> Result<(), ServiceError> {
+        if id.as_str() == DEFAULT_GROUP {
+            return Err(ServiceError::Conflict(
+                "the default group always exists".to_owned(),
+            ));
+        }
+        let parts = &self.parts;
+        let number = parts
+            .groups
+            .named(&id)
+            .and_then(|_| parts.directory.group_number(&id));
+        let devices = number.map_or(0, |number| parts.directory.group_count(number));
+        if devices > 0 {
+            return Err(ServiceError::Conflict(format!(
+                "group {id} has {devices} devices"
+            )));
+        }
+        let name = id.clone();
+        self.edit_group(id, "group_remove", actor, move |before| {
+            before
+                .map(|_| (None, None))
+                .ok_or(ServiceError::UnknownGroup(name))
+        })
+        .await
+        .map(drop)
+    }
+
+    /// A group's keys, which are shown to administrators alone.
+    ///
+    /// # Errors
+    /// Unknown group.
+    pub fn group_keys(&self, id: &GroupId) -> Result<GroupKeys, ServiceError> {
+        let group = self.parts.groups.named(id);
+        let group = group.ok_or_else(|| ServiceError::UnknownGroup(id.clone()))?;
+        Ok(keys(&group.record))
+    }
+
+    /// Gives a group a new key to derive its devices' from, and keeps the one before beside it; or drops that.
+    ///
+    /// # Errors
+    /// Unknown group, nothing to drop, or the store fails.
+    pub async fn rotate_group(
+        &self,
+        id: GroupId,
+        rotate: api::RotateGroup,
+        actor: String,
+    ) -> Result<GroupKeys, ServiceError> {
+        let name = id.clone();
+        let detail = if rotate.drop_secondary {
+            "the secondary one dropped"
+        } else {
+            "a new primary one"
+        };
+        self.edit_group(id.clone(), "group_key", actor, move |before| {
+            let mut record = before.ok_or(ServiceError::UnknownGroup(name.clone()))?;
+            if rotate.drop_secondary {
+                if record.secondary.take().is_none() {
+                    return Err(ServiceError::NoKey(format!(
+                        "group {name}: there is no secondary one; it"
+                    )));
+                }
+            } else {
+                record.secondary = record.primary.replace(rotate.key.unwrap_or_else(Key::generate));
+            }
+            Ok((Some(record), Some(detail.to_owned())))
+        })
+        .await?;
+        self.group_keys(&id)
+    }
+
+    /// Replaces a group's CA certificates or revocation lists, or takes them away.
+    ///
+    /// # Errors
+    /// Unknown group, not what it should be, or the store fails.
+    pub async fn set_group_pem(
+        &self,
+        id: GroupId,
+        set: api::SetPem,
+        is_crl: bool,
+        actor: String,
+    ) -> Result<api::Group, ServiceError> {
+        let action = if is_crl { "group_crl" } else { "group_ca" };
+        let detail = set.pem.as_ref().map_or_else(
+            || "taken away".to_owned(),
+            |pem| format!("{} bytes of PEM", pem.len()),
+        );
+        let name = id.clone();
+        self.edit_group(id.clone(), action, actor, move |before| {
+            let mut record = before.ok_or(ServiceError::UnknownGroup(id))?;
+            *(if is_crl { &mut record.crl } else { &mut record.ca }) = set.pem;
+            Ok((Some(record), Some(detail)))
+        })
+        .await?;
+        self.group(&name)
+    }
+
+    /// One change at a time: what is committed last is what is in memory.
+    async fn edit_group<F>(
+        &self,
+        id: GroupId,
+        action: &'static str,
+        actor: String,
+        edit: F,
+    ) -> Result<(), ServiceError>
+    where
+        F: FnOnce(Option<GroupRecord>) -> Result<(Option<GroupRecord>, Option<String>), ServiceError>
+            + Send
+            + 'static,
+    {
+        let parts = std::sync::Arc::clone(&self.parts);
+        let edit = tokio::spawn(async move { parts.edit_group(id, action, &actor, edit).await });
+        edit.await.unwrap_or_else(|error| {
+            Err(ServiceError::Unavailable(format!(
+                "the change broke off: {error}"
+            )))
+        })
+    }
+}
+
+impl Parts {
+    async fn edit_group(
+        &self,
+        id: GroupId,
+        action: &str,
+        actor: &str,
+        edit: impl FnOnce(Option<GroupRecord>) -> Result<(Option<GroupRecord>, Option<String>), ServiceError>,
+    ) -> Result<(), ServiceError> {
+        let _changing = self.identities.lock().await;
+        let number = self.directory.group_number(&id);
+        let number = number.ok_or_else(|| ServiceError::UnknownGroup(id.clone()))?;
+        let item = self
+            .store
+            .item(crate::store::item::Table::Group, id.as_str())
+            .await?;
+        let stored: Option<GroupRecord> = item
+            .map(|item| item.decode())
+            .transpose()
+            .map_err(|error| ServiceError::Unavailable(format!("group {id} cannot be read: {error}")))?;
+        // The default group is stored once it is changed.
+        let is_default = id.as_str() == DEFAULT_GROUP;
+        let before = stored.clone().or_else(|| is_default.then(GroupRecord::default));
+        let (after, detail) = edit(before)?;
+        let group = after
+            .clone()
+            .map(|record| Group::new(id.clone(), record))
+            .transpose()
+            .map_err(|error| ServiceError::Invalid(error.to_string()))?;
+        let transaction = Transaction {
+            items: vec![ItemChange::new(id.as_str(), stored.as_ref(), after.as_ref())],
+            audit: Some(AuditRecord::of_subject(
+                action,
+                format!("group {id}"),
+                detail,
+                actor,
+                now(),
+            )),
+            ..Transaction::default()
+        };
+        match self.commits.commit(transaction).await {
+            Ok(_) => {}
+            Err(CommitError::Conflict(_)) => {
+                return Err(ServiceError::Conflict(format!(
+                    "group {id} changes too fast, try again"
+                )));
+            }
+            Err(error) => return Err(ServiceError::Unavailable(error.to_string())),
+        }
+        self.groups.set(number, group);
+        Ok(())
+    }
+
+    fn shown_group(&self, group: &Group) -> api::Group {
+        let record = &group.record;
+        let number = self.directory.group_number(&group.id);
+        let (pattern, cap, gateways) = match &record.enrolment {
+            Enrolment::Closed => (None, None, Vec::new()),
+            Enrolment::Open {
+                pattern,
+                cap,
+                gateways,
+            } => (Some(pattern.clone()), Some(*cap), gateways.clone()),
+        };
+        api::Group {
+            group: group.id.clone(),
+            devices: number.map_or(0, |number| self.directory.group_count(number)),
+            methods: record.methods.clone(),
+            presentations: record.presentations.clone(),
+            keys: usize::from(record.primary.is_some()) + usize::from(record.secondary.is_some()),
+            ca: record.ca.is_some(),
+            crl: record.crl.is_some(),
+            pattern,
+            cap,
+            gateways,
+        }
+    }
+}
+
+fn apply(record: &mut GroupRecord, change: ChangeGroup) {
+    if let Some(methods) = change.methods {
+        record.methods = methods;
+    }
+    if let Some(presentations) = change.presentations {
+        record.presentations = presentations;
+    }
+    if let Some(enrolment) = change.enrolment {
+        record.enrolment = enrolment;
+    }
+}
+
+fn keys(record: &GroupRecord) -> GroupKeys {
+    GroupKeys {
+        primary: record.primary.clone(),
+        secondary: record.secondary.clone(),
+    }
+}

@@ -1,0 +1,204 @@
+//! Devices' own keys, and the gateways'.
+
+use std::sync::Arc;
+
+use protocol::{DeviceId, GatewayId};
+
+use super::{
+    ATTEMPTS, AuditRecord, CommitError, DeviceChange, DeviceRecord, Parts, Service, ServiceError,
+    Transaction, now,
+};
+use crate::{
+    bootstrap::link_client,
+    enrolment::{Credential, Entrance, GatewayKey, Key},
+    store::item::{Item, ItemChange, Stored},
+};
+
+/// Device keys that are read at one time.
+const PAGE: usize = 1_000;
+
+impl Service {
+    /// Gives a device a key of its own, by which alone it is known from then on; or takes it away.
+    ///
+    /// # Errors
+    /// Unknown device, no key to take away, or a failing store.
+    pub async fn set_device_key(
+        &self,
+        id: DeviceId,
+        key: Option<Key>,
+        actor: String,
+    ) -> Result<(), ServiceError> {
+        let parts = Arc::clone(&self.parts);
+        let set = tokio::spawn(async move { parts.set_device_key(&id, key, &actor).await });
+        set.await.unwrap_or_else(|error| {
+            Err(ServiceError::Unavailable(format!(
+                "the change broke off: {error}"
+            )))
+        })
+    }
+
+    /// At most 1,000 devices' own keys after an id, in the order of ids; and where the next page begins.
+    ///
+    /// # Errors
+    /// A failing store.
+    pub async fn device_keys(
+        &self,
+        after: Option<DeviceId>,
+    ) -> Result<(Vec<(DeviceId, Key)>, Option<DeviceId>), ServiceError> {
+        let after = after.map(|id| id.to_string());
+        let items = self.parts.store.items(Credential::TABLE, after, PAGE).await?;
+        let more = items.len() == PAGE;
+        let mut keys = Vec::with_capacity(items.len());
+        for item in items {
+            let id: DeviceId = item.name.parse().map_err(|error| unreadable(&item, &error))?;
+            let credential: Credential = item.decode().map_err(|error| unreadable(&item, &error))?;
+            keys.push((id, credential.key));
+        }
+        let next = keys.last().map(|(id, _)| id.clone()).filter(|_| more);
+        Ok((keys, next))
+    }
+
+    /// Gives a gateway a new key, which is returned this once; the one before still opens until the next change.
+    ///
+    /// # Errors
+    /// A failing store.
+    pub async fn rotate_gateway_key(&self, id: GatewayId, actor: String) -> Result<GatewayKey, ServiceError> {
+        let key = GatewayKey::generate();
+        let hashed = key.hashed();
+        self.edit_entrance(id, "gateway_key", actor, move |before| {
+            Ok(Some(Entrance {
+                key: hashed,
+                since: now(),
+                previous: before.map(|before| before.key),
+            }))
+        })
+        .await?;
+        Ok(key)
+    }
+
+    /// Takes a gateway's keys away and ends its connection.
+    ///
+    /// # Errors
+    /// It has none, or a failing store.
+    pub async fn revoke_gateway_keys(&self, id: GatewayId, actor: String) -> Result<(), ServiceError> {
+        let name = format!("gateway {id}");
+        let revoke = move |before: Option<Entrance>| before.map(|_| None).ok_or(ServiceError::NoKey(name));
+        self.edit_entrance(id.clone(), "gateway_key_revoke", actor, revoke)
+            .await?;
+        (self.parts.disconnect)(&link_client(&id));
+        Ok(())
+    }
+
+    async fn edit_entrance<F>(
+        &self,
+        id: GatewayId,
+        action: &'static str,
+        actor: String,
+        edit: F,
+    ) -> Result<(), ServiceError>
+    where
+        F: FnOnce(Option<Entrance>) -> Result<Option<Entrance>, ServiceError> + Send + 'static,
+    {
+        let parts = Arc::clone(&self.parts);
+        let edit = tokio::spawn(async move { parts.edit_entrance(id, action, &actor, edit).await });
+        edit.await.unwrap_or_else(|error| {
+            Err(ServiceError::Unavailable(format!(
+                "the change broke off: {error}"
+            )))
+        })
+    }
+}
+
+impl Parts {
+    async fn set_device_key(&self, id: &DeviceId, key: Option<Key>, actor: &str) -> Result<(), ServiceError> {
+        let put = key.map(|key| Credential { key });
+        for _ in 0..ATTEMPTS {
+            let before = self.store.device(id).await?.filter(|row| !row.removed);
+            let before = before.ok_or_else(|| ServiceError::UnknownDevice(id.clone()))?;
+            let item = self.store.item(Credential::TABLE, id.as_str()).await?;
+            let stored: Option<Credential> = item
+                .map(|item| item.decode().map_err(|error| unreadable(&item, &error)))
+                .transpose()?;
+            if put.is_none() && stored.is_none() {
+                return Err(ServiceError::NoKey(format!("device {id}")));
+            }
+            let record = DeviceRecord {
+                keyed: put.is_some(),
+                ..before.clone()
+            };
+            let action = if put.is_some() {
+                "device_key"
+            } else {
+                "device_key_remove"
+            };
+            let transaction = Transaction {
+                items: vec![ItemChange::new(id.as_str(), stored.as_ref(), put.as_ref())],
+                audit: Some(AuditRecord::of_change(
+                    action,
+                    id,
+                    Some(&before),
+                    &record,
+                    actor,
+                    now(),
+                )),
+                device: Some(DeviceChange {
+                    id: id.clone(),
+                    expect: Some(before),
+                    put: record,
+                }),
+                ..Transaction::default()
+            };
+            match self.commits.commit(transaction).await {
+                Ok(_) => {
+                    self.refresh_identity(id).await;
+                    return Ok(());
+                }
+                Err(CommitError::Conflict(_)) => {}
+                Err(error) => return Err(ServiceError::Unavailable(error.to_string())),
+            }
+        }
+        Err(ServiceError::Conflict(format!(
+            "device {id} changes too fast, try again"
+        )))
+    }
+
+    async fn edit_entrance(
+        &self,
+        id: GatewayId,
+        action: &str,
+        actor: &str,
+        edit: impl FnOnce(Option<Entrance>) -> Result<Option<Entrance>, ServiceError>,
+    ) -> Result<(), ServiceError> {
+        let _changing = self.identities.lock().await;
+        let item = self.store.item(Entrance::TABLE, id.as_str()).await?;
+        let before: Option<Entrance> = item
+            .map(|item| item.decode().map_err(|error| unreadable(&item, &error)))
+            .transpose()?;
+        let after = edit(before.clone())?;
+        let transaction = Transaction {
+            items: vec![ItemChange::new(id.as_str(), before.as_ref(), after.as_ref())],
+            audit: Some(AuditRecord::of_subject(
+                action,
+                format!("gateway {id}"),
+                None,
+                actor,
+                now(),
+            )),
+            ..Transaction::default()
+        };
+        match self.commits.commit(transaction).await {
+            Ok(_) => self.entrances.set(id, after),
+            Err(CommitError::Conflict(_)) => {
+                return Err(ServiceError::Conflict(format!(
+                    "the key of gateway {id} changes too fast, try again"
+                )));
+            }
+            Err(error) => return Err(ServiceError::Unavailable(error.to_string())),
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(item: &Item, error: &dyn std::fmt::Display) -> ServiceError {
+    ServiceError::Unavailable(format!("{:?} {} cannot be read: {error}", item.table, item.name))
+}
