@@ -95,7 +95,7 @@ pub fn router(app: Arc<App>) -> Router {
             get(groups::show).put(groups::change).delete(groups::remove),
         )
         .route("/v1/groups/{id}/key", get(groups::keys).post(groups::rotate))
-        .route("/v1/groups/{id}/ca", put(groups::set_ca).layer(pem.clone()))
+        .route("/v1/groups/{id}/ca", put(groups::set_ca).layer(pem))
         .route("/v1/groups/{id}/crl", put(groups::set_crl).layer(pem))
         .route(
             "/v1/gateways/{id}/key",

@@ -12,7 +12,7 @@ mod staged;
 use std::io;
 
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
-use protocol::{DeviceId, GatewayId};
+use protocol::{DeviceId, GatewayId, GroupId};
 
 use crate::store::{
     StoreError, StoreFuture,
@@ -27,6 +27,9 @@ pub use staged::Unreadable;
 pub trait Assignments: Send + Sync {
     /// Whether devices may be assigned to the gateway without saying that it may be unknown.
     fn is_known(&self, gateway: &GatewayId) -> bool;
+
+    /// Whether there is such an enrolment group.
+    fn is_group(&self, group: &GroupId) -> bool;
 
     /// The move that brings a device to its new gateway, if it needs one; `from` is the gateway it was assigned to.
     fn plan_move(

@@ -24,7 +24,7 @@ use homeport_registrar::{
     },
 };
 use parking_lot::Mutex;
-use protocol::{DeviceId, GatewayId};
+use protocol::{DeviceId, GatewayId, GroupId};
 use store::{
     faulty::{Failing, Meddling},
     *,
@@ -41,6 +41,10 @@ struct Gateways {
 impl Assignments for Gateways {
     fn is_known(&self, gateway: &GatewayId) -> bool {
         ["gw-a", "gw-b"].contains(&gateway.as_str())
+    }
+
+    fn is_group(&self, group: &GroupId) -> bool {
+        group.as_str() == "meters"
     }
 
     fn plan_move(

@@ -20,7 +20,7 @@ use homeport_registrar::{
         sled::{SledConfig, SledStore},
     },
 };
-use protocol::{DeviceId, GatewayId};
+use protocol::{DeviceId, GatewayId, GroupId};
 use store::resident_bytes;
 
 struct Apply(Directory);
@@ -28,6 +28,10 @@ struct Apply(Directory);
 impl Assignments for Apply {
     fn is_known(&self, _: &GatewayId) -> bool {
         true
+    }
+
+    fn is_group(&self, group: &GroupId) -> bool {
+        group.as_str() == "meters"
     }
 
     fn plan_move(

@@ -95,6 +95,9 @@ pub enum Verb {
         /// Only those of this gateway.
         #[arg(long)]
         gateway: Option<GatewayId>,
+        /// Print devices' own keys, too: keep the output as safe as the registrar.
+        #[arg(long)]
+        keys: bool,
         /// How to print them.
         #[arg(short, long, value_name = "FORMAT", default_value = "csv", value_parser = export::formats())]
         output: Format,
@@ -150,7 +153,11 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
             };
             import.run(client, format)
         }
-        Verb::Export { gateway, output } => export::run(client, gateway.as_ref(), output),
+        Verb::Export {
+            gateway,
+            keys,
+            output,
+        } => export::run(client, gateway.as_ref(), keys, output),
     }
 }
 

@@ -1,12 +1,15 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use protocol::{DeviceId, GatewayId};
+use protocol::{DeviceId, GatewayId, GroupId};
 use serde::Serialize;
 
 use super::{
     Client, Error, device,
     output::{Format, Printer, Record},
 };
-use crate::api::Device;
+use crate::{
+    api::{Device, DeviceKey, DeviceKeys},
+    enrolment::DEFAULT_GROUP,
+};
 
 /// A device as `import` reads it.
 #[derive(Serialize)]
@@ -17,6 +20,16 @@ struct Line {
     labels: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     note: String,
+    group: String,
+}
+
+/// The same with its own key, if it has one.
+#[derive(Serialize)]
+struct KeyedLine {
+    #[serde(flatten)]
+    line: Line,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
 }
 
 impl From<Device> for Line {
@@ -26,12 +39,17 @@ impl From<Device> for Line {
             gateway: device.gateway,
             labels: device.labels,
             note: device.note,
+            group: device
+                .group
+                .as_ref()
+                .map_or(DEFAULT_GROUP, GroupId::as_str)
+                .to_owned(),
         }
     }
 }
 
 impl Record for Line {
-    const COLUMNS: &'static [&'static str] = &["device", "gateway", "labels", "note"];
+    const COLUMNS: &'static [&'static str] = &["device", "gateway", "labels", "note", "group"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -39,7 +57,18 @@ impl Record for Line {
             self.gateway.to_string(),
             self.labels.clone(),
             self.note.clone(),
+            self.group.clone(),
         ]
+    }
+}
+
+impl Record for KeyedLine {
+    const COLUMNS: &'static [&'static str] = &["device", "gateway", "labels", "note", "group", "key"];
+
+    fn cells(&self) -> Vec<String> {
+        let mut cells = self.line.cells();
+        cells.push(self.key.clone().unwrap_or_default());
+        cells
     }
 }
 
@@ -51,14 +80,75 @@ pub fn formats() -> impl TypedValueParser<Value = Format> {
     })
 }
 
-pub fn run(client: &Client, gateway: Option<&GatewayId>, format: Format) -> Result<(), Error> {
+pub fn run(client: &Client, gateway: Option<&GatewayId>, keys: bool, format: Format) -> Result<(), Error> {
     // The parser cannot see an -o that stands before the verb.
     if !matches!(format, Format::Csv | Format::Ndjson) {
         return Err(Error::Usage("export prints csv or ndjson".into()));
+    }
+    if keys {
+        return with_keys(client, gateway, format);
     }
     let mut printer = Printer::new::<Line>(format)?;
     device::for_each(client, gateway, |device| {
         printer.row(&Line::from(device)).map(|()| true)
     })?;
     printer.finish()
+}
+
+/// Both lists come in the order of ids.
+fn with_keys(client: &Client, gateway: Option<&GatewayId>, format: Format) -> Result<(), Error> {
+    let mut keys = Keys::new(client)?;
+    let mut printer = Printer::new::<KeyedLine>(format)?;
+    device::for_each(client, gateway, |device| {
+        let key = if device.keyed {
+            keys.of(&device.device)?
+        } else {
+            None
+        };
+        let line = Line::from(device);
+        printer.row(&KeyedLine { line, key }).map(|()| true)
+    })?;
+    printer.finish()
+}
+
+/// The keys of devices that are asked for in the order of ids, page by page.
+struct Keys<'a> {
+    client: &'a Client,
+    page: std::iter::Peekable<std::vec::IntoIter<DeviceKey>>,
+    next: Option<DeviceId>,
+}
+
+impl<'a> Keys<'a> {
+    fn new(client: &'a Client) -> Result<Self, Error> {
+        let mut keys = Self {
+            client,
+            page: Vec::new().into_iter().peekable(),
+            next: None,
+        };
+        keys.turn(&[])?;
+        Ok(keys)
+    }
+
+    fn turn(&mut self, query: &[(&str, String)]) -> Result<(), Error> {
+        let page: DeviceKeys = self.client.get("/v1/keys", query)?;
+        self.page = page.keys.into_iter().peekable();
+        self.next = page.next;
+        Ok(())
+    }
+
+    fn of(&mut self, device: &DeviceId) -> Result<Option<String>, Error> {
+        loop {
+            while self.page.next_if(|key| key.device < *device).is_some() {}
+            match (self.page.peek(), self.next.take()) {
+                (None, Some(next)) => self.turn(&[("after", next.to_string())])?,
+                (_, next) => {
+                    self.next = next;
+                    return Ok(self
+                        .page
+                        .next_if(|key| key.device == *device)
+                        .map(|key| key.key.text()));
+                }
+            }
+        }
+    }
 }

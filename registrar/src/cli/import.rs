@@ -19,7 +19,8 @@ use crate::api::ImportProgress;
 
 pub const HELP: &str = "Assign the devices of a file, all of them or none.
 
-CSV has a header with the columns device and gateway, and may have labels and note; the delimiter is , or ;.
+CSV has a header with the columns device and gateway, and may have labels, note, group and key (of the device's own, in
+base64); the delimiter is , or ;. An empty group or key leaves it as it is.
 NDJSON has one object a line with the same fields. A device that has another gateway is moved.
 When a line is wrong, nothing is written, and every wrong line is named on stderr (the first hundred).";
 

@@ -210,7 +210,8 @@ mod tests {
                 .map_err(|error| error.to_string())
         };
         assert_eq!(check(|_| {}), Ok(()));
-        let cases: [(fn(&mut GroupRecord), &str); 6] = [
+        type Change = fn(&mut GroupRecord);
+        let cases: [(Change, &str); 6] = [
             (|record| record.methods.clear(), "methods"),
             (|record| record.presentations.clear(), "presentations"),
             (|record| record.ca = Some("x".into()), "certificate"),

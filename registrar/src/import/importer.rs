@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use protocol::CommandId;
+use protocol::{CommandId, DeviceId};
 use tokio::{
     runtime::Handle,
     sync::{Mutex, mpsc},
@@ -23,8 +23,10 @@ use super::{
 };
 use crate::{
     api::ImportProgress,
+    enrolment::Credential,
     store::{
-        Conflict, DeviceChange, ImportChange, MoveChange, Store, Transaction,
+        Conflict, DeviceChange, ImportChange, MoveChange, Store, StoreError, Transaction,
+        item::{ItemChange, Stored},
         record::{AuditRecord, ImportRecord, MoveRecord},
     },
 };
@@ -175,6 +177,11 @@ impl Importer {
             let error = format!("gateway {gateway} is not known: it has never connected to this registrar");
             parsed.reject(&self.limits, line.into(), error);
         }
+        let mut groups = parsed.groups.clone();
+        groups.retain(|(group, _)| !self.assignments.is_group(group));
+        for (group, line) in groups {
+            parsed.reject(&self.limits, line.into(), format!("group {group} is not known"));
+        }
         if parsed.rejected == 0 {
             return Ok(());
         }
@@ -211,7 +218,11 @@ impl Importer {
             let found = self.store.devices_of(ids).await?;
             for (row, before) in chunk.into_iter().zip(found) {
                 let gateway = &parsed.gateways[row.gateway as usize].0;
-                if let Some(change) = plan::change(row, gateway, before, at, &mut summary)
+                let own = match row.key {
+                    Some(_) => self.own_key(&row.device).await?,
+                    None => None,
+                };
+                if let Some(change) = plan::change(row, gateway, before, own, at, &mut summary)
                     && let Some(file) = &mut file
                 {
                     file.push(&change)?;
@@ -219,6 +230,15 @@ impl Importer {
             }
             progress(reports, "checking", total - rows.len() as u64, Some(total));
         }
+    }
+
+    async fn own_key(&self, device: &DeviceId) -> Result<Option<Credential>, StoreError> {
+        let item = self.store.item(Credential::TABLE, device.as_str()).await?;
+        let decoded = item.map(|item| item.decode()).transpose();
+        decoded.map_err(|source| StoreError::Record {
+            key: format!("key of {device}"),
+            source,
+        })
     }
 
     /// Finishes an import that broke off, if there is one.
@@ -346,6 +366,10 @@ fn transaction(change: &Staged, moved: Option<&MoveRecord>, import: &ImportRecor
         &import.actor,
         import.at,
     );
+    let key = change
+        .key
+        .as_ref()
+        .map(|key| ItemChange::new(change.device.as_str(), key.before.as_ref(), Some(&key.put)));
     Transaction {
         device: Some(DeviceChange {
             id: change.device.clone(),
@@ -353,6 +377,7 @@ fn transaction(change: &Staged, moved: Option<&MoveRecord>, import: &ImportRecor
             put: change.put.clone(),
         }),
         moves: moved.cloned().map(MoveChange::Put).into_iter().collect(),
+        items: key.into_iter().collect(),
         audit: Some(audit),
         ..Transaction::default()
     }

@@ -10,14 +10,17 @@ use std::{
 };
 
 use hashbrown::HashMap;
-use protocol::{DeviceId, GatewayId};
+use protocol::{DeviceId, GatewayId, GroupId};
 use serde::Deserialize;
 
 use self::{
     columns::Columns,
     lines::{Line, lines},
 };
-use crate::store::record::check_text;
+use crate::{
+    enrolment::{Key, MAX_GROUPS},
+    store::record::check_text,
+};
 
 /// How many lines lie between two reports of progress.
 const PROGRESS_LINES: u64 = 10_000;
@@ -25,7 +28,7 @@ const PROGRESS_LINES: u64 = 10_000;
 /// How the rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A header `device,gateway[,labels,note]`, then a row a line; `,` or `;`.
+    /// A header `device,gateway[,labels,note,group,key]`, then a row a line; `,` or `;`.
     Csv,
     /// A JSON object with these keys a line.
     Ndjson,
@@ -80,6 +83,10 @@ pub struct Row {
     pub labels: Option<Box<str>>,
     /// The note to have; `None` leaves it as it is.
     pub note: Option<Box<str>>,
+    /// The enrolment group to have; `None` leaves it as it is.
+    pub group: Option<GroupId>,
+    /// The key of its own to have; `None` leaves it as it is.
+    pub key: Option<Key>,
 }
 
 /// What is wrong with one line.
@@ -98,6 +105,8 @@ pub struct Parsed {
     pub rows: Vec<Row>,
     /// The gateways they name, and the first line that names each.
     pub gateways: Vec<(GatewayId, u32)>,
+    /// The enrolment groups they name, and the first line that names each.
+    pub groups: Vec<(GroupId, u32)>,
     /// What is wrong, in the order of lines; at most [`Limits::errors`].
     pub errors: Vec<LineError>,
     /// How many lines are wrong.
@@ -125,6 +134,10 @@ struct Raw<'a> {
     labels: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     note: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    group: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    key: Option<Cow<'a, str>>,
 }
 
 /// Reads all rows and checks each. `progress` is told the number of rows now and then.
@@ -243,13 +256,41 @@ impl Reader<'_> {
             Some(text) => check_text(name, text).map(|()| Some(Box::from(text.as_ref()))),
             None => Ok(None),
         };
+        let group = match &raw.group {
+            Some(group) => Some(self.group(line, group)?),
+            None => None,
+        };
+        let key = match &raw.key {
+            Some(key) => Some(key.parse().map_err(|error| format!("key: {error}"))?),
+            None => None,
+        };
         Ok(Row {
             line: short(line),
             device,
             gateway,
             labels: text("labels", &raw.labels)?,
             note: text("note", &raw.note)?,
+            group,
+            key,
         })
+    }
+
+    /// Notes a group; there are few.
+    fn group(&mut self, line: u64, name: &str) -> Result<GroupId, String> {
+        if let Some((known, _)) = self
+            .parsed
+            .groups
+            .iter()
+            .find(|(known, _)| known.as_str() == name)
+        {
+            return Ok(known.clone());
+        }
+        let id: GroupId = name.parse().map_err(|error| format!("group: {error}"))?;
+        if self.parsed.groups.len() >= MAX_GROUPS {
+            return Err(format!("group: more than {MAX_GROUPS} groups are named"));
+        }
+        self.parsed.groups.push((id.clone(), short(line)));
+        Ok(id)
     }
 
     /// Notes a wrong line. Always goes on.

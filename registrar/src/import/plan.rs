@@ -3,8 +3,14 @@
 use jiff::Timestamp;
 use protocol::{Epoch, GatewayId};
 
-use super::{parse::Row, staged::Staged};
-use crate::store::record::DeviceRecord;
+use super::{
+    parse::Row,
+    staged::{KeyChange, Staged},
+};
+use crate::{
+    enrolment::{Credential, DEFAULT_GROUP},
+    store::record::DeviceRecord,
+};
 
 /// What an import did, or would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,11 +38,13 @@ impl Summary {
     }
 }
 
-/// The change that a row asks for, if any, counted in `summary`.
+/// The change that a row asks for, if any, counted in `summary`. `own` is the device's own key as it is, where the row
+/// names one.
 pub(super) fn change(
     row: Row,
     gateway: &GatewayId,
     before: Option<DeviceRecord>,
+    own: Option<Credential>,
     at: Timestamp,
     summary: &mut Summary,
 ) -> Option<Staged> {
@@ -47,6 +55,15 @@ pub(super) fn change(
     };
     let labels = text(row.labels, |record| &record.labels);
     let note = text(row.note, |record| &record.note);
+    let group = match row.group {
+        Some(group) => Some(group).filter(|group| group.as_str() != DEFAULT_GROUP),
+        None => assigned.and_then(|before| before.group.clone()),
+    };
+    let keyed = row.key.is_some() || before.as_ref().is_some_and(|before| before.keyed);
+    let key = row.key.map(|key| Credential { key });
+    let key = key
+        .filter(|put| own.as_ref() != Some(put))
+        .map(|put| KeyChange { before: own, put });
     let same = assigned.filter(|before| before.gateway == *gateway);
     match (same, assigned) {
         (Some(_), _) => summary.kept += 1,
@@ -54,8 +71,15 @@ pub(super) fn change(
         (None, None) => summary.added += 1,
     }
     let put = match same {
-        Some(same) if same.labels == labels && same.note == note => return None,
+        Some(same)
+            if key.is_none()
+                && (&same.labels, &same.note, &same.group, same.keyed) == (&labels, &note, &group, keyed) =>
+        {
+            return None;
+        }
         Some(same) => DeviceRecord {
+            group,
+            keyed,
             labels,
             note,
             ..same.clone()
@@ -64,7 +88,8 @@ pub(super) fn change(
             let epoch = before.as_ref().map_or(Epoch::FIRST, |before| before.epoch.next());
             DeviceRecord {
                 disabled: assigned.is_some_and(|before| before.disabled),
-                group: assigned.and_then(|before| before.group.clone()),
+                group,
+                keyed,
                 labels,
                 note,
                 ..DeviceRecord::new(gateway.clone(), epoch, at)
@@ -75,6 +100,7 @@ pub(super) fn change(
         device: row.device,
         before,
         put,
+        key,
     })
 }
 
@@ -103,10 +129,12 @@ mod tests {
             gateway: 0,
             labels: labels.map(Box::from),
             note: None,
+            group: None,
+            key: None,
         };
         let mut summary = Summary::default();
         let gateway = gateway.parse().unwrap();
-        let staged = change(row, &gateway, before, Timestamp::MAX, &mut summary);
+        let staged = change(row, &gateway, before, None, Timestamp::MAX, &mut summary);
         let put = staged.map(|staged| {
             assert_eq!(staged.put.gateway, gateway);
             (staged.put.epoch.get(), staged.put.labels, staged.put.note)
@@ -151,5 +179,47 @@ mod tests {
             outcome("gw-a", Some("x"), Some(record(4, false))),
             (counts(0, 0, 1), text(4, "x", "n"))
         );
+    }
+
+    #[test]
+    fn a_group_and_a_key_change_a_row_without_a_new_epoch() {
+        let key = crate::enrolment::Key::generate();
+        let row = |group: Option<&str>, key| Row {
+            line: 2,
+            device: "d".parse().unwrap(),
+            gateway: 0,
+            labels: None,
+            note: None,
+            group: group.map(|group| group.parse().unwrap()),
+            key,
+        };
+        let (gateway, now) = ("gw-a".parse().unwrap(), Timestamp::MAX);
+        let plan = |row, before, own| change(row, &gateway, Some(before), own, now, &mut Summary::default());
+        let before = record(4, false);
+        let staged = plan(row(Some("meters"), Some(key.clone())), before.clone(), None).unwrap();
+        assert_eq!((staged.put.epoch, staged.put.keyed), (before.epoch, true));
+        assert_eq!(staged.put.group, Some("meters".parse().unwrap()));
+        let own = Credential { key: key.clone() };
+        let changed = KeyChange {
+            before: None,
+            put: own.clone(),
+        };
+        assert_eq!(staged.key, Some(changed));
+        // The same again is nothing to write; nothing said is nothing changed.
+        let after = staged.put;
+        assert_eq!(
+            plan(
+                row(Some("meters"), Some(key.clone())),
+                after.clone(),
+                Some(own.clone())
+            ),
+            None
+        );
+        assert_eq!(plan(row(None, None), after.clone(), None), None);
+        let back = plan(row(Some("default"), None), after.clone(), None).unwrap().put;
+        assert_eq!((back.group, back.keyed), (None, true));
+        let other = crate::enrolment::Key::generate();
+        let staged = plan(row(None, Some(other)), after.clone(), Some(own.clone())).unwrap();
+        assert_eq!((staged.put, staged.key.unwrap().before), (after, Some(own)));
     }
 }

@@ -1,15 +1,19 @@
 //! The accepted changes in a file of the data folder, one JSON object a line.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, BufWriter, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use protocol::{CommandId, DeviceId};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{folder::sync_folder, record::DeviceRecord};
+use crate::{
+    enrolment::Credential,
+    store::{folder::sync_folder, record::DeviceRecord},
+};
 
 const PREFIX: &str = "import-";
 const SUFFIX: &str = ".ndjson";
@@ -21,6 +25,17 @@ pub(super) struct Staged {
     /// The row it is based on.
     pub before: Option<DeviceRecord>,
     pub put: DeviceRecord,
+    /// The device's own key, where that changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyChange>,
+}
+
+/// A device's own key to be changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeyChange {
+    /// The one it is based on.
+    pub before: Option<Credential>,
+    pub put: Credential,
 }
 
 /// The file being written.
@@ -37,7 +52,7 @@ pub(super) fn path(folder: &Path, import: CommandId) -> PathBuf {
 impl Writer {
     pub fn create(folder: &Path, import: CommandId) -> io::Result<Self> {
         let path = path(folder, import);
-        let file = BufWriter::with_capacity(256 * 1024, File::create(&path)?);
+        let file = BufWriter::with_capacity(256 * 1024, options().open(&path)?);
         Ok(Self {
             path,
             file,
@@ -69,6 +84,13 @@ impl Writer {
 pub struct Unreadable {
     path: PathBuf,
     source: io::Error,
+}
+
+/// There may be keys in it.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options
 }
 
 /// The file being read.

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use jiff::Timestamp;
-use protocol::{DeviceId, Epoch, GatewayId, message::MoveReason};
+use protocol::{DeviceId, Epoch, GatewayId, GroupId, message::MoveReason};
 
 use super::{
     AuditRecord, DeviceChange, DeviceRecord, MoveChange, MoveFilter, Parts, Service, ServiceError,
@@ -106,6 +106,10 @@ impl Parts {
 impl Assignments for Service {
     fn is_known(&self, gateway: &GatewayId) -> bool {
         self.parts.view.gateway(gateway).is_some()
+    }
+
+    fn is_group(&self, group: &GroupId) -> bool {
+        self.parts.groups.named(group).is_some()
     }
 
     /// Imports leave half of the moves that may be open to operators; beyond that, imported devices follow without one,

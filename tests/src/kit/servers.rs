@@ -29,6 +29,7 @@ pub struct Server {
     config: &'static str,
     name: String,
     args: Vec<OsString>,
+    environment: Vec<(String, String)>,
     data: PathBuf,
     folder: TempDir,
     addresses: Option<Addresses>,
@@ -48,6 +49,7 @@ impl Server {
             },
             name: name.into(),
             args: args.iter().map(Into::into).collect(),
+            environment: Vec::new(),
             data: data.map_or_else(|| folder.path().join("data"), Path::to_path_buf),
             folder,
             addresses: None,
@@ -152,7 +154,8 @@ impl Server {
                 "--http-listen",
                 &listen(|known| known.http),
             ])
-            .args(&self.args);
+            .args(&self.args)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 }
@@ -172,6 +175,17 @@ impl Registrar {
     pub fn start_at(host: &'static str) -> Self {
         let server = Server {
             host,
+            ..Server::new("registrar", "registrar", &[], None)
+        };
+        Self::launch(server).unwrap_or_else(|ended| panic!("the registrar does not start: {ended}"))
+    }
+
+    /// Starts one with more of its configuration in the environment.
+    #[track_caller]
+    pub fn start_with(environment: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let server = Server {
+            environment: environment.iter().map(owned).collect(),
             ..Server::new("registrar", "registrar", &[], None)
         };
         Self::launch(server).unwrap_or_else(|ended| panic!("the registrar does not start: {ended}"))

@@ -10,6 +10,8 @@ pub(super) struct Columns {
     gateway: usize,
     labels: Option<usize>,
     note: Option<usize>,
+    group: Option<usize>,
+    key: Option<usize>,
 }
 
 impl Columns {
@@ -19,9 +21,9 @@ impl Columns {
         let (fields, ends) = split(&mut splitter, text)?;
         let names: Vec<&str> = pieces(&fields, &ends).map(str::trim).collect();
         for (at, name) in names.iter().enumerate() {
-            if !["device", "gateway", "labels", "note"].contains(name) {
+            if !["device", "gateway", "labels", "note", "group", "key"].contains(name) {
                 return Err(format!(
-                    "unknown column {name:?}; known are device, gateway, labels and note"
+                    "unknown column {name:?}; known are device, gateway, labels, note, group and key"
                 ));
             }
             if names[..at].contains(name) {
@@ -36,6 +38,8 @@ impl Columns {
             gateway: needed("gateway")?,
             labels: find("labels"),
             note: find("note"),
+            group: find("group"),
+            key: find("key"),
             splitter,
         })
     }
@@ -55,6 +59,13 @@ impl Columns {
             gateway: piece(self.gateway).into(),
             labels: self.labels.map(|at| piece(at).into()),
             note: self.note.map(|at| piece(at).into()),
+            // An empty one says nothing.
+            group: self
+                .group
+                .map(piece)
+                .filter(|group| !group.is_empty())
+                .map(Into::into),
+            key: self.key.map(piece).filter(|key| !key.is_empty()).map(Into::into),
         })
     }
 }

@@ -89,7 +89,7 @@ fn wrong_headers_are_named() {
         ),
         (
             "device,gw\nx,y",
-            "unknown column \"gw\"; known are device, gateway, labels and note",
+            "unknown column \"gw\"; known are device, gateway, labels, note, group and key",
         ),
         ("device\nx", "column \"gateway\" is missing"),
         ("device,gateway,device\n", "column \"device\" is there twice"),

@@ -7,17 +7,18 @@ fn device_record() -> impl Strategy<Value = DeviceRecord> {
         "[A-Za-z0-9._:@~=-]{1,64}",
         any::<u64>(),
         -1_000_000_000_000i64..10_000_000_000_000,
-        any::<(bool, bool)>(),
+        any::<(bool, bool, bool)>(),
         prop::option::of("[A-Za-z0-9._:@~=-]{1,64}"),
         any::<String>(),
         any::<String>(),
     )
         .prop_map(
-            |(gateway, epoch, since, (removed, disabled), group, labels, note)| {
+            |(gateway, epoch, since, (removed, disabled, keyed), group, labels, note)| {
                 let since = Timestamp::from_millisecond(since).unwrap();
                 DeviceRecord {
                     removed,
                     disabled,
+                    keyed,
                     group: group.map(|group| group.parse().unwrap()),
                     labels,
                     note,
