@@ -8,7 +8,10 @@ use protocol::{
     message::{Event, Message as _, Migrate, MoveStatus},
 };
 
-use crate::{clock, presence::epoch_of, state::State};
+use crate::{clock, notices::Rejection, presence::epoch_of, state::State};
+
+/// All that whoever is not let in is told, whatever the reason.
+const NOT_AUTHORIZED: &str = "not authorized";
 
 /// The broker's hook.
 pub struct Admission {
@@ -41,6 +44,28 @@ impl Admission {
         Self { state, open }
     }
 
+    fn refused(&self, client: &Client, rejection: Rejection) -> Refusal {
+        match rejection {
+            Rejection::Elsewhere { epoch, server } => {
+                self.state.metrics.rejected.inc();
+                tracing::debug!(device = client.id, peer = %client.peer, %epoch, "rejected: it belongs elsewhere");
+                if let Ok(device) = client.id.parse() {
+                    self.state.emit(Event::Rejected { device, epoch });
+                }
+                Refusal::ServerMoved(server)
+            }
+            Rejection::Denied(epoch) => {
+                self.state.metrics.denied.inc();
+                tracing::debug!(device = client.id, peer = %client.peer, %epoch, "rejected: it is disabled");
+                Refusal::NotAuthorized(NOT_AUTHORIZED.to_owned())
+            }
+            Rejection::Past(epoch) => {
+                tracing::debug!(device = client.id, peer = %client.peer, %epoch, "rejected: its ticket is past");
+                Refusal::NotAuthorized(NOT_AUTHORIZED.to_owned())
+            }
+        }
+    }
+
     fn reported(&self, device: DeviceId, payload: &[u8]) -> Decision {
         let status = match MoveStatus::from_payload(payload) {
             Ok(status) => status,
@@ -63,25 +88,16 @@ impl Admission {
 
 impl Hook for Admission {
     fn admit(&self, client: &Client) -> broker::Admission {
-        let rejection = match self.state.notices.read().admit(&client.id, clock::now()) {
-            Ok(()) => return broker::Admission::Accept(Grant::new(Arc::clone(&self.open))),
-            Err(rejection) => rejection,
-        };
-        self.state.metrics.rejected.inc();
-        tracing::debug!(device = client.id, peer = %client.peer, epoch = %rejection.epoch, "rejected: it belongs elsewhere");
-        if let Ok(device) = client.id.parse() {
-            self.state.emit(Event::Rejected {
-                device,
-                epoch: rejection.epoch,
-            });
+        match self.state.notices.read().admit(&client.id, clock::now()) {
+            Ok(()) => broker::Admission::Accept(Grant::new(Arc::clone(&self.open))),
+            Err(rejection) => broker::Admission::Refuse(self.refused(client, rejection)),
         }
-        broker::Admission::Refuse(Refusal::ServerMoved(rejection.server))
     }
 
     fn connected(&self, client: &Client) {
         if let Ok(device) = client.id.parse() {
             self.state
-                .joined(device, client.serial, epoch_of(&client.user_properties));
+                .joined(device, client.serial, epoch_of(&client.user_properties), None);
         }
     }
 

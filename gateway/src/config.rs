@@ -159,6 +159,8 @@ pub struct Notices {
     pub max_moved: usize,
     /// Devices admitted.
     pub max_admitted: usize,
+    /// Devices disabled.
+    pub max_denied: usize,
 }
 
 /// What waits to be told to the registrar.
@@ -257,6 +259,7 @@ impl Default for Notices {
             max_published: 1_000_000,
             max_moved: 100_000,
             max_admitted: 100_000,
+            max_denied: 100_000,
         }
     }
 }
@@ -378,6 +381,7 @@ impl Config {
             ("notices.max_published", self.notices.max_published),
             ("notices.max_moved", self.notices.max_moved),
             ("notices.max_admitted", self.notices.max_admitted),
+            ("notices.max_denied", self.notices.max_denied),
             ("events.queue", self.events.queue),
             ("events.batch", self.events.batch),
         ] {
@@ -464,6 +468,7 @@ impl Config {
             published: self.notices.max_published,
             moved: self.notices.max_moved,
             admitted: self.notices.max_admitted,
+            denied: self.notices.max_denied,
         }
     }
 

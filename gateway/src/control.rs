@@ -155,6 +155,12 @@ impl Control {
                         tracing::info!(%device, "disconnected: it belongs elsewhere and its grace is over");
                     }
                 }
+                Effect::Expel(device) => {
+                    if self.broker.disconnect(device.as_str(), Kick::Administrative) {
+                        metrics.expelled.inc();
+                        tracing::info!(%device, "disconnected: it is disabled");
+                    }
+                }
                 Effect::Emit(event) => self.state.emit(event),
                 Effect::Confirm(device) => self.state.confirm(&device),
                 Effect::Resync => self.state.events.resync(),

@@ -16,8 +16,12 @@ use crate::state::State;
 pub struct Metrics {
     /// Connections refused because the device belongs elsewhere.
     pub rejected: Counter,
+    /// Connections refused because the device is disabled.
+    pub denied: Counter,
     /// Devices disconnected because their grace was over.
     pub kicked: Counter,
+    /// Devices disconnected because they are disabled.
+    pub expelled: Counter,
     /// Events told to the registrar.
     pub events: Counter,
     /// Times the event queue overflowed.
@@ -58,9 +62,19 @@ pub fn register(registry: &mut Registry, state: Arc<State>) {
             &metrics.rejected,
         ),
         (
+            "denied",
+            "Connections refused because the device is disabled",
+            &metrics.denied,
+        ),
+        (
             "kicked",
             "Devices disconnected because their grace was over",
             &metrics.kicked,
+        ),
+        (
+            "expelled",
+            "Devices disconnected because they are disabled",
+            &metrics.expelled,
         ),
         ("events", "Events told to the registrar", &metrics.events),
         (
@@ -152,6 +166,7 @@ impl Collector for Sizes {
             ("published", counts.published),
             ("moved", counts.moved),
             ("admitted", counts.admitted),
+            ("denied", counts.denied),
         ] {
             family
                 .encode_family(&[("state", state)])?

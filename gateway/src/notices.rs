@@ -1,4 +1,4 @@
-//! What this gateway holds against devices that belong elsewhere: the core of a move on its old gateway.
+//! What this gateway holds against devices that belong elsewhere or are disabled: the core of a move on its old gateway.
 //!
 //! Pure: it knows no clock, no disk and no broker. Changing it takes two steps, so that nothing is published or
 //! acknowledged before it is durable:
@@ -8,7 +8,7 @@
 //! 2. [`Notices::commit`] makes the plan visible and returns the [`Effect`]s to carry out, in order; or
 //!    [`Notices::rollback`] drops it because the store failed.
 //!
-//! At most one plan is open at a time. [`Notices::admit`] and [`Notices::retained`] only read.
+//! At most one plan is open at a time. [`Notices::admit`], [`Notices::admit_ticket`] and [`Notices::retained`] only read.
 
 mod entry;
 mod plan;
@@ -38,6 +38,8 @@ pub struct Limits {
     pub moved: usize,
     /// Devices admitted, remembered so that an older notice is not obeyed.
     pub admitted: usize,
+    /// Devices disabled; one that is forgotten is let in again while it has a ticket.
+    pub denied: usize,
 }
 
 /// What is to be done, in order, once a plan is durable or a deadline has passed.
@@ -49,6 +51,8 @@ pub enum Effect {
     Unpublish(DeviceId),
     /// Disconnect the device if it is connected, naming its server where known.
     Kick(DeviceId, Option<Endpoint>),
+    /// Disconnect the device if it is connected: it is disabled.
+    Expel(DeviceId),
     /// Tell the registrar.
     Emit(Event),
     /// Tell the registrar that the device is connected, if it still is: it may have come before it belonged here.
@@ -59,17 +63,33 @@ pub enum Effect {
     Stale(DeviceId, Epoch),
     /// A notice was refused because [`Limits::published`] is reached; the registrar asks again when it reconciles.
     Full(DeviceId),
-    /// [`Limits::moved`] or [`Limits::admitted`] was reached and this device was the oldest.
+    /// [`Limits::moved`], [`Limits::admitted`] or [`Limits::denied`] was reached and this device was the oldest.
     Forgot(DeviceId),
 }
 
-/// Why a device may not connect: it belongs elsewhere.
+/// Why a device may not connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// The epoch of its assignment elsewhere.
-    pub epoch: Epoch,
-    /// Where it belongs, if known.
-    pub server: Option<Endpoint>,
+pub enum Rejection {
+    /// It belongs elsewhere.
+    Elsewhere {
+        /// The epoch of its assignment elsewhere.
+        epoch: Epoch,
+        /// Where it belongs, if known.
+        server: Option<Endpoint>,
+    },
+    /// It is disabled up to this epoch.
+    Denied(Epoch),
+    /// Its ticket is of an epoch below this one, with which it was admitted here.
+    Past(Epoch),
+}
+
+impl Rejection {
+    /// The epoch that is known here.
+    pub fn epoch(&self) -> Epoch {
+        match self {
+            Self::Elsewhere { epoch, .. } | Self::Denied(epoch) | Self::Past(epoch) => *epoch,
+        }
+    }
 }
 
 /// How many devices stand how.
@@ -81,6 +101,8 @@ pub struct Counts {
     pub moved: usize,
     /// Admitted.
     pub admitted: usize,
+    /// Disabled.
+    pub denied: usize,
 }
 
 /// The core; see the module's documentation.
@@ -91,8 +113,10 @@ pub struct Notices {
     published: BTreeSet<DeviceId>,
     moved: BTreeSet<(Timestamp, DeviceId)>,
     admitted: BTreeSet<(Timestamp, DeviceId)>,
+    denied: BTreeSet<(Timestamp, DeviceId)>,
     deadlines: BTreeSet<(Timestamp, DeviceId)>,
-    touched: BTreeSet<DeviceId>,
+    /// Devices that came or left, with the epoch of the ticket they came with.
+    touched: BTreeMap<DeviceId, Option<Epoch>>,
 }
 
 impl Notices {
@@ -105,38 +129,48 @@ impl Notices {
             published: BTreeSet::new(),
             moved: BTreeSet::new(),
             admitted: BTreeSet::new(),
+            denied: BTreeSet::new(),
             deadlines: BTreeSet::new(),
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
         };
         for (device, entry) in stored {
             if entry.clear().is_some() {
-                notices.touched.insert(device.clone());
+                notices.touched.insert(device.clone(), None);
             }
             notices.set(device, Some(entry));
         }
         notices
     }
 
-    /// Whether the device may connect now.
+    /// Whether the device may connect now, when nobody asks for tickets.
     ///
     /// # Errors
-    /// It belongs elsewhere, and its grace is over or it was seen there.
+    /// It belongs elsewhere, and its grace is over or it was seen there; or it is disabled.
     pub fn admit(&self, device: &str, now: Timestamp) -> Result<(), Rejection> {
-        match self.entries.get(device) {
-            Some(entry) if entry.bars(now) => Err(Rejection {
-                epoch: entry.epoch,
-                server: entry.server().cloned(),
-            }),
-            _ => Ok(()),
-        }
+        self.entries
+            .get(device)
+            .and_then(|entry| entry.rejects(None, now))
+            .map_or(Ok(()), Err)
     }
 
-    /// Notes that a device has connected or left. Returns whether that concerns this core; the caller then makes a
-    /// plan soon.
-    pub fn touch(&mut self, device: &DeviceId) -> bool {
+    /// Whether the device may connect now with a ticket of this epoch.
+    ///
+    /// # Errors
+    /// As [`Self::admit`], unless its ticket is of a higher epoch; and when its ticket is past.
+    pub fn admit_ticket(&self, device: &str, epoch: Epoch, now: Timestamp) -> Result<(), Rejection> {
+        self.entries
+            .get(device)
+            .and_then(|entry| entry.rejects(Some(epoch), now))
+            .map_or(Ok(()), Err)
+    }
+
+    /// Notes that a device has connected, with a ticket of this epoch if any, or left. Returns whether that concerns this
+    /// core; the caller then makes a plan soon.
+    pub fn touch(&mut self, device: &DeviceId, proven: Option<Epoch>) -> bool {
         let concerned = self.concerned(device);
         if concerned {
-            self.touched.insert(device.clone());
+            let touched = self.touched.entry(device.clone()).or_default();
+            *touched = proven.max(*touched);
         }
         concerned
     }
@@ -177,6 +211,7 @@ impl Notices {
             published: self.published.len(),
             moved: self.moved.len(),
             admitted: self.admitted.len(),
+            denied: self.denied.len(),
         }
     }
 
@@ -193,11 +228,17 @@ impl Notices {
                 self.deadlines.insert((at, device));
                 break;
             }
-            let server = self
-                .entries
+            let Some(entry) = self.entries.get(&device) else {
+                continue;
+            };
+            // One that has just proven that it belongs here again is not disconnected for what is about to be dropped.
+            if self
+                .touched
                 .get(&device)
-                .and_then(|entry| entry.server().cloned());
-            effects.push(Effect::Kick(device, server));
+                .is_none_or(|proven| *proven <= Some(entry.epoch))
+            {
+                effects.push(entry.eviction(&device));
+            }
         }
         effects
     }
@@ -207,7 +248,7 @@ impl Notices {
         for (device, entry) in plan.changes {
             // A device that left while the plan was being written had nothing to be noted against then.
             if entry.as_ref().is_some_and(|entry| entry.clear().is_some()) && !connected(&device) {
-                self.touched.insert(device.clone());
+                self.touched.entry(device.clone()).or_default();
             }
             self.set(device, entry);
         }
@@ -216,7 +257,10 @@ impl Notices {
 
     /// Drops a plan that could not be made durable; what it was to do for devices that came or left is planned again.
     pub fn rollback(&mut self, plan: Plan) {
-        self.touched.extend(plan.touched);
+        for (device, proven) in plan.touched {
+            let touched = self.touched.entry(device).or_default();
+            *touched = proven.max(*touched);
+        }
     }
 
     /// Whether devices came or left that no plan has looked at yet.
@@ -237,6 +281,9 @@ impl Notices {
                 Standing::Admitted => {
                     self.admitted.remove(&(old.at, device.clone()));
                 }
+                Standing::Denied => {
+                    self.denied.remove(&(old.at, device.clone()));
+                }
             }
         }
         let Some(entry) = entry else { return };
@@ -250,6 +297,9 @@ impl Notices {
             }
             Standing::Admitted => {
                 self.admitted.insert((entry.at, device.clone()));
+            }
+            Standing::Denied => {
+                self.denied.insert((entry.at, device.clone()));
             }
         }
         self.entries.insert(device, entry);

@@ -63,8 +63,8 @@ impl State {
         }
     }
 
-    /// A device has connected.
-    pub fn joined(&self, device: DeviceId, serial: u64, epoch: Option<Epoch>) {
+    /// A device has connected. `epoch` is the one it is reported with, `proven` the one of its ticket.
+    pub fn joined(&self, device: DeviceId, serial: u64, epoch: Option<Epoch>, proven: Option<Epoch>) {
         {
             // Under one lock, so that events are queued in the order presence changed.
             let mut presence = self.presence.lock();
@@ -74,7 +74,7 @@ impl State {
                 epoch,
             });
         }
-        self.touch(&device);
+        self.touch(&device, proven);
     }
 
     /// A connection of a device has ended.
@@ -88,7 +88,7 @@ impl State {
                 device: device.clone(),
             });
         }
-        self.touch(&device);
+        self.touch(&device, None);
     }
 
     /// Tells the registrar once more that a device is connected, if it is.
@@ -102,9 +102,9 @@ impl State {
         }
     }
 
-    fn touch(&self, device: &DeviceId) {
+    fn touch(&self, device: &DeviceId, proven: Option<Epoch>) {
         // Most devices have nothing held against them; they need no write lock.
-        if self.notices.read().concerned(device) && self.notices.write().touch(device) {
+        if self.notices.read().concerned(device) && self.notices.write().touch(device, proven) {
             self.touched.notify_one();
         }
     }

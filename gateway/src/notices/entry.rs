@@ -5,6 +5,8 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::{Effect, Rejection};
+
 /// What is known of one device: the last epoch acted on, and how the device stands since. It is what the store keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +35,8 @@ pub enum Standing {
     },
     /// It belongs here.
     Admitted,
+    /// It is disabled; rejected.
+    Denied,
 }
 
 /// A published notice.
@@ -68,8 +72,35 @@ impl Entry {
     pub fn bars(&self, now: Timestamp) -> bool {
         match &self.standing {
             Standing::Published(notice) => now >= notice.deadline,
-            Standing::Moved { .. } => true,
+            Standing::Moved { .. } | Standing::Denied => true,
             Standing::Admitted => false,
+        }
+    }
+
+    /// Why the device may not connect now. `proven` is the epoch of its ticket: one that is higher than what is known here
+    /// says that the device belongs here again, one that is lower than what was admitted here is past.
+    pub fn rejects(&self, proven: Option<Epoch>, now: Timestamp) -> Option<Rejection> {
+        let epoch = self.epoch;
+        if proven.is_some_and(|proven| proven > epoch) {
+            return None;
+        }
+        match &self.standing {
+            Standing::Denied => Some(Rejection::Denied(epoch)),
+            Standing::Admitted => proven
+                .is_some_and(|proven| proven < epoch)
+                .then_some(Rejection::Past(epoch)),
+            Standing::Published(_) | Standing::Moved { .. } => self.bars(now).then(|| Rejection::Elsewhere {
+                epoch,
+                server: self.server().cloned(),
+            }),
+        }
+    }
+
+    /// What disconnects a device that is barred.
+    pub fn eviction(&self, device: &DeviceId) -> Effect {
+        match self.standing {
+            Standing::Denied => Effect::Expel(device.clone()),
+            _ => Effect::Kick(device.clone(), self.server().cloned()),
         }
     }
 
@@ -77,7 +108,7 @@ impl Entry {
     pub fn server(&self) -> Option<&Endpoint> {
         match &self.standing {
             Standing::Published(Notice { server, .. }) | Standing::Moved { server } => server.as_ref(),
-            Standing::Admitted => None,
+            Standing::Admitted | Standing::Denied => None,
         }
     }
 
@@ -109,6 +140,7 @@ impl Entry {
         let state = match self.standing {
             Standing::Published(_) => HeldState::Published,
             Standing::Moved { .. } => HeldState::Moved,
+            Standing::Denied => HeldState::Denied,
             Standing::Admitted => return None,
         };
         Some(HeldNotice {

@@ -14,7 +14,7 @@ use super::{Clear, Effect, Entry, Notice, Notices, Standing};
 pub struct Plan {
     pub(super) changes: BTreeMap<DeviceId, Option<Entry>>,
     pub(super) effects: Vec<Effect>,
-    pub(super) touched: BTreeSet<DeviceId>,
+    pub(super) touched: BTreeMap<DeviceId, Option<Epoch>>,
     published: usize,
 }
 
@@ -52,8 +52,8 @@ impl Notices {
                 ..Plan::default()
             },
         };
-        for device in &touched {
-            step.settle(device);
+        for (device, proven) in &touched {
+            step.settle(device, *proven);
         }
         for command in commands {
             step.apply(command);
@@ -63,6 +63,9 @@ impl Notices {
         });
         step.forget(&self.admitted, self.limits.admitted, |entry| {
             entry.standing == Standing::Admitted
+        });
+        step.forget(&self.denied, self.limits.denied, |entry| {
+            entry.standing == Standing::Denied
         });
         let mut plan = step.plan;
         plan.touched = touched;
@@ -102,11 +105,15 @@ impl Step<'_> {
         self.plan.effects.push(effect);
     }
 
-    fn settle(&mut self, device: &DeviceId) {
+    fn settle(&mut self, device: &DeviceId, proven: Option<Epoch>) {
         let Some(entry) = self.held(device) else { return };
+        // A ticket of a higher epoch says as much as an instruction that was missed.
+        if let Some(proven) = proven.filter(|proven| *proven > entry.epoch) {
+            return self.welcome(device, Some(&entry), proven, entry.command);
+        }
         if (self.connected)(device) {
             if entry.bars(self.now) {
-                self.effect(Effect::Kick(device.clone(), entry.server().cloned()));
+                self.effect(entry.eviction(device));
             }
         } else if let Some(clear) = entry.clear() {
             self.withdraw(device, &entry, clear);
@@ -135,13 +142,14 @@ impl Step<'_> {
             }
             Instruction::Clear { device, epoch } => self.clear(id, device, *epoch),
             Instruction::Admit { device, epoch } => self.admit(id, device, *epoch),
-            // Nobody is disabled and no tickets are asked for yet.
-            Instruction::Deny { .. } | Instruction::Keys { .. } => {}
+            Instruction::Deny { device, epoch } => self.deny(id, device, *epoch),
+            // They are nobody's in particular, and kept beside the notices.
+            Instruction::Keys { .. } => {}
             Instruction::Resync => self.effect(Effect::Resync),
         }
     }
 
-    fn notify(&mut self, command: CommandId, device: &DeviceId, epoch: Epoch, notice: Notice) {
+    fn notify(&mut self, command: CommandId, device: &DeviceId, epoch: Epoch, mut notice: Notice) {
         let noticed = Effect::Emit(Event::Noticed {
             device: device.clone(),
             epoch,
@@ -153,10 +161,12 @@ impl Step<'_> {
             // Once more the same notice: answered again, its grace runs on. One that was cleared stays cleared.
             Some(entry) if entry.epoch == epoch => {
                 if entry.bars(self.now) && (self.connected)(device) {
-                    self.effect(Effect::Kick(device.clone(), entry.server().cloned()));
+                    self.effect(entry.eviction(device));
                 }
                 return self.effect(noticed);
             }
+            // Whoever is disabled has been disconnected, and being moved opens no door.
+            Some(entry) if entry.standing == Standing::Denied => notice.deadline = self.now,
             _ => {}
         }
         let replaces = held.is_some_and(|entry| matches!(entry.standing, Standing::Published(_)));
@@ -195,7 +205,7 @@ impl Step<'_> {
         if entry.migrate().is_some() {
             self.effect(Effect::Unpublish(device.clone()));
         }
-        if epoch > entry.epoch || !matches!(entry.standing, Standing::Moved { .. }) {
+        if epoch > entry.epoch || !matches!(entry.standing, Standing::Moved { .. } | Standing::Denied) {
             self.put(device, epoch, entry.command, Standing::Moved { server });
         }
         self.effect(cleared(device, clear));
@@ -206,16 +216,46 @@ impl Step<'_> {
             Some(entry) if epoch < entry.epoch => {
                 return self.effect(Effect::Stale(device.clone(), epoch));
             }
+            Some(entry) if epoch == entry.epoch && entry.standing == Standing::Denied => {
+                return self.effect(Effect::Stale(device.clone(), epoch));
+            }
             Some(entry) if epoch == entry.epoch && entry.standing == Standing::Admitted => {}
+            held => self.welcome(device, held.as_ref(), epoch, command),
+        }
+        if (self.connected)(device) {
+            self.effect(Effect::Confirm(device.clone()));
+        }
+    }
+
+    /// Remembers that the device belongs here, whatever was held against it.
+    fn welcome(&mut self, device: &DeviceId, held: Option<&Entry>, epoch: Epoch, command: CommandId) {
+        if held.is_some_and(|entry| entry.migrate().is_some()) {
+            self.effect(Effect::Unpublish(device.clone()));
+        }
+        self.put(device, epoch, command, Standing::Admitted);
+    }
+
+    /// Of the same epoch, denying wins over everything, in whichever order they come.
+    fn deny(&mut self, command: CommandId, device: &DeviceId, epoch: Epoch) {
+        match self.held(device) {
+            Some(entry) if epoch < entry.epoch => {
+                return self.effect(Effect::Stale(device.clone(), epoch));
+            }
+            Some(entry) if epoch == entry.epoch && entry.standing == Standing::Denied => {}
             held => {
                 if held.is_some_and(|entry| entry.migrate().is_some()) {
                     self.effect(Effect::Unpublish(device.clone()));
                 }
-                self.put(device, epoch, command, Standing::Admitted);
+                self.put(device, epoch, command, Standing::Denied);
             }
         }
+        self.effect(Effect::Emit(Event::Denied {
+            device: device.clone(),
+            epoch,
+            command,
+        }));
         if (self.connected)(device) {
-            self.effect(Effect::Confirm(device.clone()));
+            self.effect(Effect::Expel(device.clone()));
         }
     }
 

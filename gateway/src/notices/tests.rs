@@ -12,6 +12,7 @@ const LIMITS: Limits = Limits {
     published: 100,
     moved: 100,
     admitted: 100,
+    denied: 100,
 };
 const GRACE_MS: u64 = 1_000;
 
@@ -59,6 +60,24 @@ fn admit(n: u128, name: &str, epoch: u64) -> Command {
             epoch: Epoch::new(epoch),
         },
     }
+}
+
+fn deny(n: u128, name: &str, epoch: u64) -> Command {
+    Command {
+        command: id(n),
+        instruction: Instruction::Deny {
+            device: device(name),
+            epoch: Epoch::new(epoch),
+        },
+    }
+}
+
+fn denied(n: u128, name: &str, epoch: u64) -> Effect {
+    Effect::Emit(Event::Denied {
+        device: device(name),
+        epoch: Epoch::new(epoch),
+        command: id(n),
+    })
 }
 
 fn server() -> Endpoint {
@@ -115,18 +134,22 @@ impl Gateway {
 
     fn joins(&mut self, ms: i64, name: &str) -> Vec<Effect> {
         self.connected.insert(device(name));
-        self.notices.touch(&device(name));
+        self.notices.touch(&device(name), None);
         self.run(ms, &[])
     }
 
     fn leaves(&mut self, ms: i64, name: &str) -> Vec<Effect> {
         self.connected.remove(name);
-        self.notices.touch(&device(name));
+        self.notices.touch(&device(name), None);
         self.run(ms, &[])
     }
 
     fn admits(&self, ms: i64, name: &str) -> bool {
         self.notices.admit(name, at(ms)).is_ok()
+    }
+
+    fn proves(&self, ms: i64, name: &str, epoch: u64) -> Result<(), Rejection> {
+        self.notices.admit_ticket(name, Epoch::new(epoch), at(ms))
     }
 
     fn held(&self) -> Vec<(String, HeldState)> {
@@ -166,10 +189,11 @@ fn the_grace_admits_and_its_end_kicks_and_rejects() {
     assert_eq!(gateway.notices.tick(at(1_000)), [kick("d")]);
     assert_eq!(gateway.notices.next_deadline(), None);
     let rejection = gateway.notices.admit("d", at(1_000)).unwrap_err();
-    assert_eq!(
-        (rejection.epoch, rejection.server),
-        (Epoch::new(2), Some(server()))
-    );
+    let elsewhere = Rejection::Elsewhere {
+        epoch: Epoch::new(2),
+        server: Some(server()),
+    };
+    assert_eq!(rejection, elsewhere);
     assert!(
         gateway.notices.retained("d").is_some(),
         "retained until it was seen elsewhere"
@@ -226,7 +250,7 @@ fn a_device_that_leaves_while_its_clear_is_written_is_not_waited_for() {
     let batch = [notify(1, "d", 2), clear(2, "d", 2)];
     let plan = gateway.notices.plan(&batch, &|_| true, at(0));
     assert!(
-        !gateway.notices.touch(&device("d")),
+        !gateway.notices.touch(&device("d"), None),
         "nothing is held against it yet"
     );
     gateway.notices.commit(plan, &|_| false);
@@ -243,7 +267,7 @@ fn a_failed_write_is_planned_again() {
     gateway.joins(0, "d");
     gateway.run(0, &[notify(1, "d", 2), clear(2, "d", 2)]);
     gateway.connected.clear();
-    gateway.notices.touch(&device("d"));
+    gateway.notices.touch(&device("d"), None);
     let plan = gateway.notices.plan(&[], &|_| false, at(5));
     gateway.notices.rollback(plan);
     assert!(gateway.notices.retained("d").is_some() && gateway.notices.has_work());
@@ -332,6 +356,7 @@ fn beyond_the_limits_notices_are_refused_and_the_oldest_memory_goes() {
         published: 2,
         moved: 2,
         admitted: 1,
+        denied: 1,
     });
     let effects = gateway.run(
         0,
@@ -365,5 +390,98 @@ fn beyond_the_limits_notices_are_refused_and_the_oldest_memory_goes() {
         gateway.run(4, &[admit(5, "e", 1), admit(6, "f", 1)]),
         [Effect::Forgot(device("e"))]
     );
+    assert_eq!(gateway.notices.counts().admitted, 1);
+}
+
+#[test]
+fn a_disabled_device_is_disconnected_and_barred_until_it_is_admitted_again() {
+    let mut gateway = Gateway::new();
+    gateway.joins(0, "d");
+    let expel = Effect::Expel(device("d"));
+    assert_eq!(
+        gateway.run(0, &[deny(1, "d", 3)]),
+        [denied(1, "d", 3), expel.clone()]
+    );
+    assert_eq!(gateway.held(), [("d".to_owned(), HeldState::Denied)]);
+    let rejection = Err(Rejection::Denied(Epoch::new(3)));
+    assert_eq!(gateway.notices.admit("d", at(1)), rejection);
+    assert_eq!(gateway.proves(1, "d", 3), rejection);
+    assert_eq!(gateway.proves(1, "d", 4), Ok(()));
+    // One that slips in while it is written, and one that is asked again.
+    assert_eq!(gateway.joins(1, "d"), [expel.clone()]);
+    assert_eq!(gateway.run(2, &[deny(2, "d", 3)]), [denied(2, "d", 3), expel]);
+    assert_eq!(gateway.run(3, &[admit(3, "d", 3)]), [stale("d", 3)]);
+    assert_eq!(
+        gateway.run(4, &[admit(4, "d", 4)]),
+        [Effect::Confirm(device("d"))]
+    );
+    assert!(gateway.admits(5, "d"));
+    assert_eq!(gateway.held(), []);
+    assert_eq!(gateway.run(6, &[deny(5, "d", 3)]), [stale("d", 3)]);
+}
+
+#[test]
+fn disabling_a_device_that_is_moved_takes_its_notice_back() {
+    let mut gateway = Gateway::new();
+    gateway.run(0, &[notify(1, "d", 2)]);
+    assert_eq!(
+        gateway.run(1, &[deny(2, "d", 3)]),
+        [Effect::Unpublish(device("d")), denied(2, "d", 3)]
+    );
+    assert_eq!(gateway.notices.next_deadline(), None);
+    assert_eq!(gateway.run(2, &[clear(3, "d", 3)]), [cleared(3, "d", 3)]);
+    assert_eq!(gateway.held(), [("d".to_owned(), HeldState::Denied)]);
+}
+
+#[test]
+fn moving_a_disabled_device_lets_it_in_nowhere() {
+    let mut gateway = Gateway::new();
+    gateway.run(0, &[deny(1, "d", 2)]);
+    gateway.run(1, &[notify(2, "d", 3)]);
+    assert!(!gateway.admits(1, "d") && gateway.proves(1, "d", 3).is_err());
+    gateway.run(2, &[clear(3, "d", 3)]);
+    assert!(!gateway.admits(3, "d"));
+}
+
+#[test]
+fn a_ticket_of_a_higher_epoch_proves_that_the_device_belongs_here_again() {
+    let mut gateway = Gateway::new();
+    gateway.run(0, &[notify(1, "d", 2)]);
+    assert_eq!(
+        gateway.proves(999, "d", 1),
+        Ok(()),
+        "the grace is for old tickets too"
+    );
+    let elsewhere = Err(Rejection::Elsewhere {
+        epoch: Epoch::new(2),
+        server: Some(server()),
+    });
+    assert_eq!(gateway.proves(1_000, "d", 1), elsewhere);
+    assert_eq!(gateway.proves(1_000, "d", 2), elsewhere);
+    assert_eq!(gateway.proves(1_000, "d", 3), Ok(()));
+
+    gateway.connected.insert(device("d"));
+    gateway.notices.touch(&device("d"), Some(Epoch::new(3)));
+    assert_eq!(
+        gateway.notices.tick(at(1_001)),
+        [],
+        "the end of its grace is none of its business"
+    );
+    assert_eq!(gateway.run(1_002, &[]), [Effect::Unpublish(device("d"))]);
+    assert_eq!(gateway.held(), []);
+    assert_eq!(gateway.proves(1_003, "d", 2), Err(Rejection::Past(Epoch::new(3))));
+    assert_eq!(gateway.proves(1_003, "d", 3), Ok(()));
+}
+
+#[test]
+fn what_a_ticket_proves_survives_a_failed_write() {
+    let mut gateway = Gateway::new();
+    gateway.run(0, &[deny(1, "d", 2)]);
+    gateway.connected.insert(device("d"));
+    gateway.notices.touch(&device("d"), Some(Epoch::new(3)));
+    let plan = gateway.notices.plan(&[], &|_| true, at(1));
+    assert_eq!(plan.changes().len(), 1);
+    gateway.notices.rollback(plan);
+    assert_eq!(gateway.run(2, &[]), []);
     assert_eq!(gateway.notices.counts().admitted, 1);
 }

@@ -50,6 +50,7 @@ fn standings() -> Vec<Standing> {
         },
         Standing::Moved { server: None },
         Standing::Admitted,
+        Standing::Denied,
     ]
 }
 

@@ -60,6 +60,7 @@ impl Gateway {
                 published: 1_000,
                 moved: memory,
                 admitted: memory,
+                denied: memory,
             },
             skew_ms: 0,
             life: 0,
@@ -143,19 +144,19 @@ impl Gateway {
         let now = net.wall(self.skew_ms);
         let Some(running) = &mut self.running else { return };
         if let Err(rejection) = running.notices.admit(device.as_str(), now) {
-            net.tell(|| format!("{} rejects {device} (epoch {})", self.id, rejection.epoch));
+            net.tell(|| format!("{} rejects {device} (epoch {})", self.id, rejection.epoch()));
             net.summary.rejected += 1;
             net.send(link, End::Client, Packet::Rejected);
             let event = message::Event::Rejected {
                 device: device.clone(),
-                epoch: rejection.epoch,
+                epoch: rejection.epoch(),
             };
             return self.emit(event, net);
         }
         if let Some((older, _)) = running.present.insert(device.clone(), (link, false)) {
             net.send(older, End::Client, Packet::TakenOver);
         }
-        running.notices.touch(device);
+        running.notices.touch(device, None);
         net.send(link, End::Client, Packet::Accepted);
         self.emit(
             message::Event::Connected {
@@ -194,7 +195,7 @@ impl Gateway {
             return;
         }
         running.present.remove(device);
-        running.notices.touch(device);
+        running.notices.touch(device, None);
         self.emit(
             message::Event::Disconnected {
                 device: device.clone(),
@@ -300,7 +301,7 @@ impl Gateway {
                 Effect::Unpublish(device) => {
                     net.tell(|| format!("{} withdraws the notice for {device}", self.id))
                 }
-                Effect::Kick(device, _) => self.kick(&device, net),
+                Effect::Kick(device, _) | Effect::Expel(device) => self.kick(&device, net),
                 Effect::Emit(event) => {
                     self.is_durable(&event, net);
                     self.emit(event, net);

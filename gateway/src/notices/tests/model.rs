@@ -13,6 +13,8 @@ const DEVICES: [&str; 3] = ["a", "a-b", "c"];
 enum Step {
     Commands(Vec<Command>),
     Joins(&'static str),
+    /// It comes with a ticket of this epoch.
+    Proves(&'static str, u64),
     Leaves(&'static str),
     Passes(i64),
     /// The writes of this step fail; what a batch asked is lost and nothing of it is seen.
@@ -25,6 +27,7 @@ enum Stands {
     Published { deadline: i64, clear: Option<u64> },
     Moved,
     Admitted,
+    Denied,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +44,15 @@ impl Model {
                 grace_ms,
                 ..
             } => {
-                let deadline = now + i64::try_from(*grace_ms).unwrap();
-                if self.known(device).is_none_or(|(known, _)| *epoch > known) {
+                let known = self.known(device);
+                let denied = known.is_some_and(|(_, stands)| stands == Stands::Denied);
+                let grace = if denied {
+                    0
+                } else {
+                    i64::try_from(*grace_ms).unwrap()
+                };
+                let deadline = now + grace;
+                if known.is_none_or(|(known, _)| *epoch > known) {
                     self.put(
                         device,
                         *epoch,
@@ -55,7 +65,7 @@ impl Model {
             }
             Instruction::Clear { device, epoch } => match self.known(device) {
                 Some((known, _)) if *epoch < known => {}
-                Some((known, Stands::Admitted)) if *epoch == known => {}
+                Some((known, Stands::Admitted | Stands::Denied)) if *epoch == known => {}
                 Some((known, Stands::Published { deadline, .. })) if connected.contains(device) => {
                     let clear = Some(epoch.get());
                     self.put(device, known, Stands::Published { deadline, clear });
@@ -63,11 +73,18 @@ impl Model {
                 _ => self.put(device, *epoch, Stands::Moved),
             },
             Instruction::Admit { device, epoch } => {
-                if self.known(device).is_none_or(|(known, _)| *epoch >= known) {
+                if self.known(device).is_none_or(|(known, stands)| {
+                    *epoch > known || (*epoch == known && stands != Stands::Denied)
+                }) {
                     self.put(device, *epoch, Stands::Admitted);
                 }
             }
-            Instruction::Deny { .. } | Instruction::Keys { .. } | Instruction::Resync => {}
+            Instruction::Deny { device, epoch } => {
+                if self.known(device).is_none_or(|(known, _)| *epoch >= known) {
+                    self.put(device, *epoch, Stands::Denied);
+                }
+            }
+            Instruction::Keys { .. } | Instruction::Resync => {}
         }
     }
 
@@ -94,8 +111,20 @@ impl Model {
     fn bars(&self, device: &str, now: i64) -> bool {
         match self.devices.get(device) {
             Some((_, Stands::Published { deadline, .. })) => now >= *deadline,
-            Some((_, Stands::Moved)) => true,
+            Some((_, Stands::Moved | Stands::Denied)) => true,
             _ => false,
+        }
+    }
+
+    /// Whether a ticket of this epoch lets it in, which of a higher epoch than what is known is believed.
+    fn proves(&mut self, name: &str, epoch: u64, now: i64) -> bool {
+        match self.devices.get(name) {
+            Some((known, Stands::Admitted)) => epoch >= *known,
+            Some((known, _)) if epoch > *known => {
+                self.put(&device(name), Epoch::new(epoch), Stands::Admitted);
+                true
+            }
+            _ => !self.bars(name, now),
         }
     }
 
@@ -142,7 +171,20 @@ impl World {
             Step::Joins(name) => {
                 if self.notices.admit(name, at(self.now)).is_ok() {
                     self.connected.insert(device(name));
-                    self.notices.touch(&device(name));
+                    self.notices.touch(&device(name), None);
+                }
+                self.drive(&[]);
+            }
+            Step::Proves(name, epoch) => {
+                let epoch = Epoch::new(*epoch);
+                let admitted = self.notices.admit_ticket(name, epoch, at(self.now)).is_ok();
+                assert_eq!(admitted, self.model.proves(name, epoch.get(), self.now), "{name}");
+                if admitted {
+                    self.connected.insert(device(name));
+                    self.notices.touch(&device(name), Some(epoch));
+                    // A grace that ends before the plan is made disconnects nobody who belongs here.
+                    let effects = self.notices.tick(at(self.now));
+                    self.carry_out(effects);
                 }
                 self.drive(&[]);
             }
@@ -175,7 +217,7 @@ impl World {
     fn leave(&mut self, name: &str) {
         if self.connected.remove(name) {
             self.model.left(name);
-            self.notices.touch(&device(name));
+            self.notices.touch(&device(name), None);
         }
     }
 
@@ -215,7 +257,13 @@ impl World {
                         "only what was published is withdrawn"
                     );
                 }
-                Effect::Kick(device, _) => self.leave(device.as_str()),
+                Effect::Kick(device, _) | Effect::Expel(device) => self.leave(device.as_str()),
+                Effect::Emit(Event::Denied { device, epoch, .. }) => {
+                    assert!(
+                        self.disk[&device].epoch >= epoch,
+                        "durable before it is acknowledged"
+                    );
+                }
                 Effect::Emit(Event::Noticed { device, epoch, .. }) => {
                     assert!(
                         self.disk[&device].epoch >= epoch,
@@ -267,7 +315,8 @@ impl World {
             .collect();
         assert_eq!(epochs, expected);
         let counts = self.notices.counts();
-        assert_eq!(counts.published + counts.moved + counts.admitted, self.disk.len());
+        let counted = counts.published + counts.moved + counts.admitted + counts.denied;
+        assert_eq!(counted, self.disk.len());
     }
 
     /// A device seen elsewhere of which no notice was held may stay until it leaves; see `Instruction::Clear`.
@@ -278,9 +327,10 @@ impl World {
 
 fn command() -> impl Strategy<Value = Command> {
     let name = proptest::sample::select(&DEVICES[..]);
-    (0..3_u8, 0..100_u128, name, 1..6_u64).prop_map(|(op, n, name, epoch)| match op {
+    (0..4_u8, 0..100_u128, name, 1..6_u64).prop_map(|(op, n, name, epoch)| match op {
         0 => notify(n, name, epoch),
         1 => clear(n, name, epoch),
+        2 => deny(n, name, epoch),
         _ => admit(n, name, epoch),
     })
 }
@@ -291,6 +341,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => commands().prop_map(Step::Commands),
         3 => name().prop_map(Step::Joins),
+        2 => (name(), 1..6_u64).prop_map(|(name, epoch)| Step::Proves(name, epoch)),
         3 => name().prop_map(Step::Leaves),
         2 => (1..1_500_i64).prop_map(Step::Passes),
         1 => commands().prop_map(Step::Fails),
@@ -330,21 +381,22 @@ proptest! {
 
     #[test]
     fn bounds_hold(batches in proptest::collection::vec(
-        proptest::collection::vec((0..3_u8, 0..20_u32, 1..6_u64), 1..6), 1..40)
+        proptest::collection::vec((0..4_u8, 0..20_u32, 1..6_u64), 1..6), 1..40)
     ) {
-        let limits = Limits { published: 3, moved: 4, admitted: 2 };
+        let limits = Limits { published: 3, moved: 4, admitted: 2, denied: 1 };
         let mut gateway = Gateway::with(limits);
         for (now, batch) in batches.iter().enumerate() {
             let commands: Vec<Command> = batch
                 .iter()
                 .map(|(op, device, epoch)| {
-                    let make = [notify, clear, admit][usize::from(*op)];
+                    let make = [notify, clear, admit, deny][usize::from(*op)];
                     make(1, &format!("d{device}"), *epoch)
                 })
                 .collect();
             gateway.run(i64::try_from(now).unwrap(), &commands);
             let counts = gateway.notices.counts();
             prop_assert!(counts.published <= 3 && counts.moved <= 4 && counts.admitted <= 2, "{:?}", counts);
+            prop_assert!(counts.denied <= 1, "{:?}", counts);
         }
     }
 }
