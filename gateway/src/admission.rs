@@ -8,15 +8,20 @@ use protocol::{
     message::{Event, Message as _, Migrate, MoveStatus},
 };
 
-use crate::{clock, notices::Rejection, presence::epoch_of, state::State};
-
-/// All that whoever is not let in is told, whatever the reason.
-const NOT_AUTHORIZED: &str = "not authorized";
+use crate::{
+    access::{Access, NOT_AUTHORIZED},
+    clock,
+    notices::Rejection,
+    presence::epoch_of,
+    state::State,
+};
 
 /// The broker's hook.
 pub struct Admission {
     state: Arc<State>,
     open: Arc<dyn Permissions>,
+    /// Decides where clients have to say who they are.
+    access: Option<Access>,
 }
 
 /// What anyone may do where nobody says who they are: everything but speak on the control plane, other than about a move.
@@ -38,13 +43,27 @@ impl Permissions for Open {
 }
 
 impl Admission {
-    /// Answers from this state.
-    pub fn new(state: Arc<State>) -> Self {
+    /// Answers from this state, and lets everybody in but those that something is held against.
+    pub fn open(state: Arc<State>) -> Self {
         let open = Arc::new(Open(Arc::clone(&state)));
-        Self { state, open }
+        Self {
+            state,
+            open,
+            access: None,
+        }
     }
 
-    fn refused(&self, client: &Client, rejection: Rejection) -> Refusal {
+    /// Answers from this state, and lets in who can say who they are.
+    pub fn closed(state: Arc<State>, access: Access) -> Self {
+        Self {
+            access: Some(access),
+            ..Self::open(state)
+        }
+    }
+
+    /// What a device is told that something is held against, and what that is counted as.
+    fn refused(&self, client: &Client, rejection: Rejection) -> (&'static str, Refusal) {
+        let not_authorized = || Refusal::NotAuthorized(NOT_AUTHORIZED.to_owned());
         match rejection {
             Rejection::Elsewhere { epoch, server } => {
                 self.state.metrics.rejected.inc();
@@ -52,16 +71,16 @@ impl Admission {
                 if let Ok(device) = client.id.parse() {
                     self.state.emit(Event::Rejected { device, epoch });
                 }
-                Refusal::ServerMoved(server)
+                ("moved", Refusal::ServerMoved(server))
             }
             Rejection::Denied(epoch) => {
                 self.state.metrics.denied.inc();
                 tracing::debug!(device = client.id, peer = %client.peer, %epoch, "rejected: it is disabled");
-                Refusal::NotAuthorized(NOT_AUTHORIZED.to_owned())
+                ("denied", not_authorized())
             }
             Rejection::Past(epoch) => {
                 tracing::debug!(device = client.id, peer = %client.peer, %epoch, "rejected: its ticket is past");
-                Refusal::NotAuthorized(NOT_AUTHORIZED.to_owned())
+                ("past", not_authorized())
             }
         }
     }
@@ -88,16 +107,23 @@ impl Admission {
 
 impl Hook for Admission {
     fn admit(&self, client: &Client) -> broker::Admission {
+        if let Some(access) = &self.access {
+            return access.admit(client, &|rejection| self.refused(client, rejection));
+        }
         match self.state.notices.read().admit(&client.id, clock::now()) {
             Ok(()) => broker::Admission::Accept(Grant::new(Arc::clone(&self.open))),
-            Err(rejection) => broker::Admission::Refuse(self.refused(client, rejection)),
+            Err(rejection) => broker::Admission::Refuse(self.refused(client, rejection).1),
         }
     }
 
     fn connected(&self, client: &Client) {
         if let Ok(device) = client.id.parse() {
-            self.state
-                .joined(device, client.serial, epoch_of(&client.user_properties), None);
+            let proven = self
+                .access
+                .as_ref()
+                .and_then(|access| access.proven(client.serial));
+            let epoch = proven.or_else(|| epoch_of(&client.user_properties));
+            self.state.joined(device, client.serial, epoch, proven);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::{
+    io::{self, Read},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -13,6 +14,7 @@ use daemon::{
 };
 
 use crate::{
+    access::users,
     config::{Layers, LoadError},
     server::Server,
 };
@@ -38,6 +40,8 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         addr_file: Option<PathBuf>,
     },
+    /// Read a password from stdin and print its hash, for a user's password_hash.
+    Password,
     /// Look at the configuration without serving.
     Config {
         #[command(subcommand)]
@@ -67,10 +71,10 @@ struct Options {
     /// This gateway's name; the machine's host name when left out.
     #[arg(long)]
     id: Option<String>,
-    /// The registrar's bootstrap broker, as mqtt://HOST:PORT.
+    /// The registrar's bootstrap broker, as mqtt://HOST:PORT or mqtts://HOST:PORT.
     #[arg(long, value_name = "URL")]
     registrar: Option<String>,
-    /// Where devices reach this gateway, as mqtt://HOST:PORT; may be repeated.
+    /// Where devices reach this gateway, as mqtt://HOST:PORT or mqtts://HOST:PORT; may be repeated.
     #[arg(long, value_name = "URL")]
     advertise: Vec<String>,
     /// Where to listen for devices.
@@ -125,11 +129,36 @@ impl Cli {
                 log::to_stderr("info,rumqttd=warn");
                 serve(&options, addr_file.as_deref())
             }
+            Command::Password => password(),
             Command::Config { verb } => match verb {
                 ConfigVerb::Check { options } => look(&options, |_| "ok\n".to_owned()),
                 ConfigVerb::Show { options } => look(&options, Layers::show),
             },
         }
+    }
+}
+
+/// The longest password read, in bytes.
+const MAX_PASSWORD: u64 = 1024;
+
+fn password() -> ExitCode {
+    let hashed = || -> anyhow::Result<String> {
+        let mut text = String::new();
+        io::stdin()
+            .lock()
+            .take(MAX_PASSWORD + 2)
+            .read_to_string(&mut text)?;
+        let password = text.trim_end_matches(['\r', '\n']);
+        anyhow::ensure!(!password.is_empty(), "there is no password on stdin");
+        anyhow::ensure!(
+            password.len() as u64 <= MAX_PASSWORD,
+            "the password has more than {MAX_PASSWORD} bytes"
+        );
+        Ok(users::hash(password.as_bytes())?)
+    };
+    match hashed() {
+        Ok(hash) => exit::print(NAME, &format!("{hash}\n")),
+        Err(error) => failure(NAME, &error, FAILED),
     }
 }
 

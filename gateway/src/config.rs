@@ -1,13 +1,24 @@
 //! The configuration: defaults < file < environment < flags.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod access;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use protocol::{Endpoint, GatewayId, Scheme};
 use serde::{Deserialize, Serialize};
 
-use crate::{events, notices};
+pub use self::access::{Access, Role, User};
+use crate::{access::attempts, events, notices};
 pub use daemon::config::LoadError;
-use daemon::{auth::Listener, tls::TlsFiles};
+use daemon::{
+    auth::Listener,
+    secret::Secret,
+    tls::{ClientTls, TlsFiles},
+};
 
 /// The levels of `ctrl/<id>/migrate`.
 const NOTICE_LEVELS: usize = 3;
@@ -38,6 +49,10 @@ pub struct Config {
     /// How long a graceful shutdown may take.
     #[serde(with = "humantime_serde")]
     pub shutdown_timeout: Duration,
+    /// People and applications.
+    pub users: Vec<User>,
+    /// What clients may do where they have to say who they are.
+    pub access: Access,
     /// The broker for devices.
     pub mqtt: Mqtt,
     /// Health and metrics.
@@ -129,6 +144,21 @@ pub struct Http {
 pub struct Registrar {
     /// The registrar's bootstrap broker.
     pub url: Endpoint,
+    /// The authorities that the registrar's certificate may come from, as PEM; those of the machine where it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// This gateway's key, as the registrar gave it out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Secret>,
+    /// The same, in a file of the owner's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// This gateway's certificate, as PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<PathBuf>,
+    /// The certificate's key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<PathBuf>,
     /// How often the status is repeated.
     #[serde(with = "humantime_serde")]
     pub status_interval: Duration,
@@ -179,6 +209,23 @@ pub struct Events {
     pub resync_pause: Duration,
 }
 
+impl Registrar {
+    /// The TLS of the link.
+    pub fn tls(&self) -> ClientTls {
+        ClientTls {
+            ca: self.ca.clone(),
+            cert: self.client_cert.clone(),
+            key: self.client_key.clone(),
+        }
+    }
+
+    /// Whether it is on this machine.
+    fn is_here(&self) -> bool {
+        let host = self.url.host();
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -191,6 +238,8 @@ impl Default for Config {
             data_dir: "homeport-data/gateway".into(),
             admission: Admission::Auto,
             insecure: false,
+            users: Vec::new(),
+            access: Access::default(),
             shutdown_timeout: Duration::from_secs(10),
             mqtt: Mqtt::default(),
             http: Http::default(),
@@ -243,6 +292,11 @@ impl Default for Registrar {
             url: "mqtt://127.0.0.1:1883"
                 .parse()
                 .expect("the default is an endpoint"),
+            ca: None,
+            key: None,
+            key_file: None,
+            client_cert: None,
+            client_key: None,
             status_interval: Duration::from_secs(10),
             status_pause: Duration::from_secs(1),
             keep_alive: Duration::from_secs(5),
@@ -342,12 +396,8 @@ impl Config {
             }
             _ => {}
         }
-        if self.registrar.url.scheme() == Scheme::Mqtts {
-            return wrong(
-                "registrar.url",
-                "mqtts:// is not supported by this version: use mqtt://",
-            );
-        }
+        self.check_link()?;
+        self.check_access()?;
         let second = Duration::from_secs(1);
         if self.registrar.keep_alive < second || self.registrar.keep_alive > second * u32::from(u16::MAX) {
             return wrong("registrar.keep_alive", "is between 1s and 65535s");
@@ -382,6 +432,8 @@ impl Config {
             ("notices.max_moved", self.notices.max_moved),
             ("notices.max_admitted", self.notices.max_admitted),
             ("notices.max_denied", self.notices.max_denied),
+            ("access.max_failures", self.access.max_failures as usize),
+            ("access.max_remembered", self.access.max_remembered),
             ("events.queue", self.events.queue),
             ("events.batch", self.events.batch),
         ] {
@@ -390,6 +442,47 @@ impl Config {
             }
         }
         Ok(id.clone())
+    }
+
+    fn check_link(&self) -> Result<(), CheckError> {
+        let wrong = |key, problem: &str| {
+            Err(CheckError {
+                key,
+                problem: problem.to_owned(),
+            })
+        };
+        let registrar = &self.registrar;
+        match registrar.tls().missing() {
+            Some("key") => return wrong("registrar.client_key", "is needed beside registrar.client_cert"),
+            Some(_) => return wrong("registrar.client_cert", "is needed beside registrar.client_key"),
+            None => {}
+        }
+        if registrar.key.is_some() && registrar.key_file.is_some() {
+            return wrong("registrar.key", "is set beside registrar.key_file; keep one");
+        }
+        let encrypted = registrar.url.scheme() == Scheme::Mqtts;
+        // The client library would look for a certificate of "[…]".
+        if encrypted && registrar.url.host().contains(':') {
+            return wrong(
+                "registrar.url",
+                "mqtts:// takes a host name or an IPv4 address, not an IPv6 one",
+            );
+        }
+        let files = [
+            ("registrar.ca", &registrar.ca),
+            ("registrar.client_cert", &registrar.client_cert),
+        ];
+        if let Some((key, _)) = files.into_iter().find(|(_, file)| file.is_some() && !encrypted) {
+            return wrong(key, "is for an encrypted link: begin registrar.url with mqtts://");
+        }
+        let secret = registrar.key.is_some() || registrar.key_file.is_some();
+        if secret && !encrypted && !registrar.is_here() && !self.insecure {
+            return wrong(
+                "registrar.url",
+                "would carry this gateway's key in plain text to another machine: use mqtts://, or set insecure = true to accept that",
+            );
+        }
+        Ok(())
     }
 
     /// Whether a device needs a ticket to be let in.
@@ -459,6 +552,15 @@ impl Config {
             max_log_bytes: self.mqtt.max_log_bytes,
             linger: self.mqtt.linger,
             ..broker::Config::default()
+        }
+    }
+
+    /// The share of [`crate::access`] that needs no file.
+    pub fn attempts(&self) -> attempts::Limits {
+        attempts::Limits {
+            failures: self.access.max_failures,
+            window: self.access.failure_window,
+            remembered: self.access.max_remembered,
         }
     }
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission, clock,
+    keys::Keys,
     notices::{Effect, Plan},
     state::State,
     store::{Store, StoreError},
@@ -75,11 +76,17 @@ impl Control {
     async fn process(&mut self, commands: Vec<Command>) {
         let state = self.state.clone();
         let connected = |device: &_| state.is_connected(device);
-        let plan = state.notices.write().plan(&commands, &connected, clock::now());
+        let now = clock::now();
+        let plan = state.notices.write().plan(&commands, &connected, now);
+        let keys = Keys::named(&commands, now).map(Arc::new);
         let count = commands.len() as u64;
-        let (plan, written) = self.write(plan).await;
+        let (plan, written) = self.write(plan, keys.clone()).await;
         match written {
             Ok(()) => {
+                if let Some(keys) = keys {
+                    tracing::info!(keys = ?keys.set, "the registrar named the keys of its tickets");
+                    *state.keys.write() = Some(keys);
+                }
                 let effects = {
                     let mut notices = state.notices.write();
                     let effects = notices.commit(plan, &connected);
@@ -104,13 +111,13 @@ impl Control {
         }
     }
 
-    async fn write(&self, plan: Plan) -> (Plan, Result<(), StoreError>) {
-        if plan.changes().is_empty() {
+    async fn write(&self, plan: Plan, keys: Option<Arc<Keys>>) -> (Plan, Result<(), StoreError>) {
+        if plan.changes().is_empty() && keys.is_none() {
             return (plan, Ok(()));
         }
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || {
-            let written = store.lock().write(plan.changes());
+            let written = store.lock().write(plan.changes(), keys.as_deref());
             (plan, written)
         })
         .await

@@ -29,6 +29,8 @@ pub struct Pages {
     pub registry: Arc<Registry>,
     /// Cancelled once the gateway goes down.
     pub stopping: CancellationToken,
+    /// Whether devices need a ticket.
+    pub tickets: bool,
 }
 
 /// `GET /readyz`. A gateway is ready when it can serve devices; a registrar that is away is told, and does not count,
@@ -68,7 +70,7 @@ pub async fn serve(
 }
 
 async fn ready(Extract(pages): Extract<Pages>) -> Response {
-    let readiness = readiness(&pages.state, pages.stopping.is_cancelled());
+    let readiness = readiness(&pages);
     let status = if readiness.ready {
         StatusCode::OK
     } else {
@@ -77,12 +79,16 @@ async fn ready(Extract(pages): Extract<Pages>) -> Response {
     (status, Json(readiness)).into_response()
 }
 
-fn readiness(state: &State, stopping: bool) -> Readiness {
+fn readiness(pages: &Pages) -> Readiness {
+    let state = &pages.state;
     let mut reasons = Vec::new();
     if !state.store_healthy() {
         reasons.push("the store cannot be written".to_owned());
     }
-    if stopping {
+    if pages.tickets && state.ticket_keys().is_none() {
+        reasons.push("the registrar has not named the keys that tickets are checked with".to_owned());
+    }
+    if pages.stopping.is_cancelled() {
         reasons.push("shutting down".to_owned());
     }
     let link = state.link.lock().clone();

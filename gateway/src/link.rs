@@ -7,6 +7,7 @@ mod backoff;
 mod connection;
 mod payloads;
 mod refusal;
+mod security;
 mod status;
 
 use std::{sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ use protocol::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use self::security::{Security, SecurityError};
 use self::{
     backoff::Backoff,
     connection::{Connection, LinkError},
@@ -37,6 +39,8 @@ pub struct Config {
     pub instance: String,
     /// The registrar's bootstrap broker.
     pub registrar: Endpoint,
+    /// How this gateway is known there, and the registrar here.
+    pub security: Security,
     /// Where devices reach this gateway.
     pub endpoints: Vec<Endpoint>,
     /// How many connections it is built for.

@@ -4,12 +4,18 @@ use std::sync::Arc;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::DescriptorEncoder,
-    metrics::{MetricType, counter::Counter, gauge::Gauge, info::Info},
+    encoding::{DescriptorEncoder, EncodeLabelSet},
+    metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::Registry,
 };
 
-use crate::state::State;
+use crate::{clock, state::State};
+
+/// How a wish to connect ended.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Outcome {
+    outcome: &'static str,
+}
 
 /// What is counted as it happens.
 #[derive(Debug, Default)]
@@ -34,8 +40,12 @@ pub struct Metrics {
     pub commands_dropped: Counter,
     /// Payloads from the registrar that could not be read.
     pub bad_commands: Counter,
-    /// Control-plane messages from clients that were refused.
+    /// Messages from clients that were refused.
     pub refused: Counter,
+    /// Subscriptions that were refused.
+    pub refused_subscriptions: Counter,
+    /// Wishes to connect where clients have to say who they are.
+    admissions: Family<Outcome, Counter>,
     /// Commands of a lower epoch than one acted on.
     pub stale: Counter,
     /// Notices refused because too many are published.
@@ -48,6 +58,13 @@ pub struct Metrics {
     pub link_attempts: Counter,
     /// Whether the registrar is connected.
     pub registrar_connected: Gauge,
+}
+
+impl Metrics {
+    /// Counts how a wish to connect ended.
+    pub fn admission(&self, outcome: &'static str) {
+        self.admissions.get_or_create(&Outcome { outcome }).inc();
+    }
 }
 
 /// Registers everything the gateway itself measures.
@@ -96,8 +113,13 @@ pub fn register(registry: &mut Registry, state: Arc<State>) {
         ),
         (
             "refused_publishes",
-            "Control-plane messages of clients that were refused",
+            "Messages of clients that were refused",
             &metrics.refused,
+        ),
+        (
+            "refused_subscriptions",
+            "Subscriptions of clients that were refused",
+            &metrics.refused_subscriptions,
         ),
         (
             "stale",
@@ -133,6 +155,11 @@ pub fn register(registry: &mut Registry, state: Arc<State>) {
         "Whether the registrar is connected",
         metrics.registrar_connected.clone(),
     );
+    registry.register(
+        "gateway_admissions",
+        "Clients that were let in or not, where they have to say who they are, by outcome",
+        metrics.admissions.clone(),
+    );
     registry.register_collector(Box::new(Sizes(state)));
 }
 
@@ -143,7 +170,13 @@ struct Sizes(Arc<State>);
 impl Collector for Sizes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let counts = self.0.notices.read().counts();
+        let keys = self.0.keys.read().clone();
         let sizes = [
+            (
+                "gateway_ticket_keys",
+                "Keys of the registrar that tickets are checked with",
+                keys.as_ref().map_or(0, |keys| keys.set.iter().count()),
+            ),
             (
                 "gateway_event_queue",
                 "Events that wait for the registrar",
@@ -159,6 +192,13 @@ impl Collector for Sizes {
             encoder
                 .encode_descriptor(name, help, None, MetricType::Gauge)?
                 .encode_gauge(&gauge(value))?;
+        }
+        if let Some(keys) = keys {
+            let age = clock::now().duration_since(keys.at).as_secs_f64().max(0.0);
+            let help = "Seconds since the registrar named the keys last";
+            encoder
+                .encode_descriptor("gateway_ticket_keys_age_seconds", help, None, MetricType::Gauge)?
+                .encode_gauge(&age)?;
         }
         let help = "Devices something is remembered of, by how they stand";
         let mut family = encoder.encode_descriptor("gateway_notices", help, None, MetricType::Gauge)?;

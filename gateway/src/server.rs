@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    access::{Access, UsersError},
     admission::Admission,
     config::{CheckError, Config},
     control::{self, Control},
@@ -42,6 +43,12 @@ pub enum ServerError {
     /// A certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] SectionError),
+    /// The users cannot be known.
+    #[error(transparent)]
+    Users(#[from] UsersError),
+    /// How to speak with the registrar cannot be told.
+    #[error(transparent)]
+    Link(#[from] link::SecurityError),
     /// Signals cannot be listened for.
     #[error("cannot listen for SIGHUP: {0}")]
     Signals(std::io::Error),
@@ -82,6 +89,7 @@ pub struct Server {
     hangups: Hangups,
     max_http_connections: usize,
     state: Arc<State>,
+    tickets: bool,
     store: Arc<Mutex<Store>>,
     link: link::Config,
     shutdown_timeout: Duration,
@@ -101,16 +109,24 @@ impl Server {
             let (folder, id) = (config.data_dir.clone(), id.clone());
             move || {
                 let store = Store::open(&folder, &id)?;
-                let stored = store.load()?;
-                Ok::<_, StoreError>((store, stored))
+                let (stored, keys) = (store.load()?, store.keys()?);
+                Ok::<_, StoreError>((store, stored, keys))
             }
         });
-        let (store, stored) = opened
+        let (store, stored, keys) = opened
             .await
             .expect("opening the store does not panic and is not cancelled")?;
         tracing::info!(gateway = %id, entries = stored.len(), data_dir = %config.data_dir.display(), "store opened");
         let notices = Notices::new(config.notices(), stored);
         let state = Arc::new(State::new(notices, config.events()));
+        *state.keys.write() = keys.map(Arc::new);
+        let tickets = config.ticket_required();
+        let admission = if tickets {
+            let access = Access::new(state.clone(), id.clone(), &config)?;
+            Admission::closed(state.clone(), access)
+        } else {
+            Admission::open(state.clone())
+        };
 
         let http = TcpListener::bind(config.http.listen)
             .await
@@ -123,7 +139,7 @@ impl Server {
         if let (Some(certificates), Some(first)) = (&tls.mqtt, listen.listen.first_mut()) {
             first.tls = Some(certificates.subscribe());
         }
-        let broker = Broker::bind(listen, Arc::new(Admission::new(state.clone()))).await?;
+        let broker = Broker::bind(listen, Arc::new(admission)).await?;
         let mqtt = *broker.addresses().first().ok_or(BindError::NoAddress)?;
         let mqtt_plain = broker.addresses().get(1).copied();
 
@@ -137,6 +153,7 @@ impl Server {
         let link = link::Config {
             gateway: id,
             instance: Uuid::now_v7().to_string(),
+            security: link::Security::load(&config.registrar)?,
             registrar: config.registrar.url,
             endpoints,
             capacity: config.mqtt.max_connections as u64,
@@ -158,6 +175,7 @@ impl Server {
             hangups,
             max_http_connections: config.http.max_connections,
             state,
+            tickets,
             store: Arc::new(Mutex::new(store)),
             link,
             shutdown_timeout: config.shutdown_timeout,
@@ -199,6 +217,7 @@ impl Server {
             state: self.state,
             registry: Arc::new(registry),
             stopping: stop.clone(),
+            tickets: self.tickets,
         };
 
         // The link stops with `stop`; control and HTTP go on until the devices are gone.

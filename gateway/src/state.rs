@@ -1,6 +1,9 @@
 //! What the gateway's tasks share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use parking_lot::{Mutex, RwLock};
 use protocol::{
@@ -9,7 +12,7 @@ use protocol::{
 };
 use tokio::sync::Notify;
 
-use crate::{events, metrics::Metrics, notices::Notices, presence::Presence};
+use crate::{events, keys::Keys, metrics::Metrics, notices::Notices, presence::Presence};
 
 /// The shared state of one gateway. Where two locks are held, `notices` is taken before `presence`, and `presence`
 /// before the event queue's.
@@ -19,6 +22,8 @@ pub struct State {
     pub notices: RwLock<Notices>,
     /// Who is connected.
     pub presence: Mutex<Presence>,
+    /// What tickets are checked with, once the registrar has named any.
+    pub keys: RwLock<Option<Arc<Keys>>>,
     /// What the registrar is to be told.
     pub events: events::Queue,
     /// What is counted.
@@ -47,12 +52,18 @@ impl State {
         Self {
             notices: RwLock::new(notices),
             presence: Mutex::default(),
+            keys: RwLock::default(),
             events: events::Queue::new(limits),
             metrics: Metrics::default(),
             link: Mutex::default(),
             touched: Notify::new(),
             store_failed: AtomicBool::new(false),
         }
+    }
+
+    /// The keys that tickets are checked with now; none when the registrar has named none.
+    pub fn ticket_keys(&self) -> Option<Arc<Keys>> {
+        self.keys.read().clone().filter(|keys| !keys.set.is_empty())
     }
 
     /// Queues an event for the registrar.

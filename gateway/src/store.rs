@@ -16,7 +16,7 @@ use redb::{
 };
 
 use self::folder::Folder;
-use crate::notices::Entry;
+use crate::{keys::Keys, notices::Entry};
 
 /// The file inside the data folder.
 pub const FILE: &str = "gateway.redb";
@@ -28,6 +28,8 @@ pub const FORMAT: u32 = 1;
 const RESERVE: usize = 4 * 1024 * 1024;
 
 const META: TableDefinition<&str, &str> = TableDefinition::new("meta");
+/// Where in [`META`] the keys of tickets are.
+const KEYS: &str = "ticket_keys";
 const ENTRIES: TableDefinition<&str, &[u8]> = TableDefinition::new("entries");
 
 /// Why the data folder cannot be opened, or was not written.
@@ -131,7 +133,28 @@ impl Store {
         Ok(store)
     }
 
-    /// Everything stored.
+    /// The keys of tickets, if the registrar has ever named any.
+    ///
+    /// # Errors
+    /// The file is damaged, or cannot be read.
+    pub fn keys(&self) -> Result<Option<Keys>, StoreError> {
+        let database = self
+            .database
+            .as_ref()
+            .expect("a store is loaded before it is written");
+        let read = || -> Result<Option<Keys>, String> {
+            let transaction = database.begin_read().map_err(text)?;
+            let meta = transaction.open_table(META).map_err(text)?;
+            let keys = meta.get(KEYS).map_err(text)?;
+            keys.map(|keys| {
+                serde_json::from_str(keys.value()).map_err(|e| format!("the keys of tickets: {e}"))
+            })
+            .transpose()
+        };
+        read().map_err(|detail| self.corrupt(detail))
+    }
+
+    /// Every entry stored.
     ///
     /// # Errors
     /// The file is damaged, or cannot be read.
@@ -158,12 +181,22 @@ impl Store {
         read().map_err(|detail| self.corrupt(detail))
     }
 
-    /// Writes and deletes entries: all of them, durably, or none.
+    /// Writes and deletes entries, and replaces the keys of tickets if there are new ones: all of it, durably, or nothing.
     ///
     /// # Errors
     /// The disk is full or broken. The next call tries again with a freshly opened file.
-    pub fn write(&mut self, changes: &BTreeMap<DeviceId, Option<Entry>>) -> Result<(), StoreError> {
-        self.transact(|transaction| put(transaction, changes))
+    pub fn write(
+        &mut self,
+        changes: &BTreeMap<DeviceId, Option<Entry>>,
+        keys: Option<&Keys>,
+    ) -> Result<(), StoreError> {
+        self.transact(|transaction| {
+            if let Some(keys) = keys {
+                let value = serde_json::to_string(keys).expect("keys have string keys only");
+                transaction.open_table(META)?.insert(KEYS, value.as_str())?;
+            }
+            put(transaction, changes)
+        })
     }
 
     /// Whether the store can be written again, found out by writing as much as a large batch takes.

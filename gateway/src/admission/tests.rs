@@ -37,7 +37,7 @@ fn granted(admission: &Admission, client: &Client) -> Result<Arc<dyn Permissions
 fn admission(entries: Vec<(DeviceId, Entry)>) -> Admission {
     let config = Config::default();
     let notices = Notices::new(config.notices(), entries);
-    Admission::new(Arc::new(State::new(notices, config.events())))
+    Admission::open(Arc::new(State::new(notices, config.events())))
 }
 
 fn moved(id: &str, server: Option<Endpoint>) -> (DeviceId, Entry) {

@@ -1,5 +1,6 @@
 use std::{fs, path::PathBuf};
 
+use daemon::secret::Secret;
 use protocol::GatewayId;
 
 use super::*;
@@ -247,9 +248,47 @@ fn the_check_names_the_key() {
         }),
         Ok(())
     );
+    let remote = |c: &mut Config| c.registrar.url = "mqtt://r:1".parse().unwrap();
     assert_eq!(
-        key(&|c| c.registrar.url = "mqtts://r:1".parse().unwrap()),
+        key(&|c| {
+            remote(c);
+            c.registrar.key = Some(Secret::new("k"));
+        }),
         Err("registrar.url")
+    );
+    assert_eq!(
+        key(&|c| {
+            c.registrar.url = "mqtts://r:1".parse().unwrap();
+            c.registrar.key = Some(Secret::new("k"));
+        }),
+        Ok(())
+    );
+    assert_eq!(
+        key(&|c| c.registrar.url = "mqtts://[::1]:1".parse().unwrap()),
+        Err("registrar.url")
+    );
+    assert_eq!(
+        key(&|c| c.registrar.ca = Some("ca.pem".into())),
+        Err("registrar.ca")
+    );
+    assert_eq!(
+        key(&|c| c.registrar.client_cert = Some("c.pem".into())),
+        Err("registrar.client_key")
+    );
+    assert_eq!(
+        key(&|c| {
+            c.registrar.key = Some(Secret::new("k"));
+            c.registrar.key_file = Some("k".into());
+        }),
+        Err("registrar.key")
+    );
+    assert_eq!(
+        key(&|c| c.access.device_publish = vec!["ctrl/#".into()]),
+        Err("access.device_publish")
+    );
+    assert_eq!(
+        key(&|c| c.access.failure_window = Duration::ZERO),
+        Err("access.failure_window")
     );
     assert_eq!(key(&|c| c.events.queue = 0), Err("events.queue"));
     assert_eq!(key(&|c| c.notices.max_denied = 0), Err("notices.max_denied"));
@@ -262,5 +301,40 @@ fn the_check_names_the_key() {
     assert_eq!(
         key(&|c| c.registrar.status_pause = Duration::ZERO),
         Err("registrar.status_pause")
+    );
+}
+
+#[test]
+fn users_are_checked_and_their_hashes_are_not_shown() {
+    let hash = crate::access::users::hash(b"secret").unwrap();
+    let user = |name: &str, rest: &str| format!("[[users]]\nname = \"{name}\"\nrole = \"app\"\n{rest}\n");
+    let hashed = format!("password_hash = \"{hash}\"");
+    let key = |text: &str| {
+        let config = load(&format!("id = \"gw-a\"\n{text}")).unwrap();
+        config.check().map(|_| ()).map_err(|e| e.key)
+    };
+    assert_eq!(key(&user("app", &hashed)), Ok(()));
+    assert_eq!(key(&user("app", "password_file = \"/secret\"")), Ok(()));
+    assert_eq!(key(&user("app", "")), Err("users.password_hash"));
+    assert_eq!(
+        key(&user("app", "password_hash = \"secret\"")),
+        Err("users.password_hash")
+    );
+    let both = format!("{hashed}\npassword_file = \"/secret\"");
+    assert_eq!(key(&user("app", &both)), Err("users.password_hash"));
+    assert_eq!(key(&user("an app", &hashed)), Err("users.name"));
+    assert_eq!(key(&user("app", &hashed).repeat(2)), Err("users.name"));
+    let reading = format!("{hashed}\nsubscribe = [\"#\"]");
+    assert_eq!(key(&user("app", &reading)), Err("users.subscribe"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    fs::write(&path, user("app", &hashed)).unwrap();
+    let mut layers = Layers::default();
+    layers.file(&path).unwrap();
+    let shown = layers.show();
+    assert!(
+        shown.contains("name = \"app\"") && !shown.contains("argon2"),
+        "{shown}"
     );
 }

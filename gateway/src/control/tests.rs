@@ -32,7 +32,7 @@ async fn start() -> Running {
     let store = Arc::new(Mutex::new(open(&folder, disk.clone())));
     let config = Config::default();
     let state = Arc::new(State::new(Notices::new(config.notices(), []), config.events()));
-    let hook = Arc::new(Admission::new(state.clone()));
+    let hook = Arc::new(Admission::open(state.clone()));
     let broker = Broker::bind(broker::Config::default(), hook).await.unwrap();
     let (commands, receiver) = mpsc::channel(QUEUE);
     let control = Control {

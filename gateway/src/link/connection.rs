@@ -1,11 +1,12 @@
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use daemon::tls::TlsError;
 use protocol::{
     CommandId, Topic,
     message::{Commands, Event, GatewayState, MAX_GATEWAY_PAYLOAD, Message},
 };
 use rumqttc::{
-    NetworkOptions,
+    NetworkOptions, TlsConfiguration, Transport,
     v5::{
         AsyncClient, ConnectionError, Event as ClientEvent, EventLoop, Incoming, MqttOptions,
         mqttbytes::{
@@ -14,6 +15,7 @@ use rumqttc::{
         },
     },
 };
+use rustls::ClientConfig;
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -53,6 +55,9 @@ pub enum LinkError {
     /// The attempt took too long.
     #[error("timed out")]
     Timeout,
+    /// The files that TLS takes.
+    #[error("registrar: {0}")]
+    Tls(#[from] TlsError),
     /// The network, or the protocol.
     #[error("{0}")]
     Connection(Box<ConnectionError>),
@@ -120,7 +125,8 @@ impl Drop for Connection<'_> {
 impl<'a> Connection<'a> {
     /// Connects and waits for CONNACK.
     pub(super) async fn open(link: &'a Link) -> Result<Self, LinkError> {
-        let options = options(link);
+        let tls = link.config.security.tls()?;
+        let options = options(link, tls.clone());
         let (client, event_loop) = AsyncClient::new(options.clone(), REQUESTS);
         let (sender, incoming) = mpsc::channel(INCOMING);
         let mut connection = Self {
@@ -137,7 +143,7 @@ impl<'a> Connection<'a> {
                 Ok(ClientEvent::Incoming(Incoming::ConnAck(_))) => return Ok(connection),
                 Ok(_) => {}
                 Err(LinkError::Refused { code, reason }) => {
-                    let reason = refusal::reason(&options).await.unwrap_or(reason);
+                    let reason = refusal::reason(&options, tls).await.unwrap_or(reason);
                     return Err(LinkError::Refused { code, reason });
                 }
                 Err(error) => return Err(error),
@@ -309,7 +315,7 @@ async fn pump(mut event_loop: EventLoop, sender: mpsc::Sender<Received>) {
     }
 }
 
-fn options(link: &Link) -> MqttOptions {
+fn options(link: &Link, tls: Option<Arc<ClientConfig>>) -> MqttOptions {
     let config = &link.config;
     let host = config.registrar.host();
     // The library joins host and port with a colon.
@@ -342,5 +348,11 @@ fn options(link: &Link) -> MqttOptions {
         ))
         .set_max_packet_size(Some(packet_size))
         .set_user_properties(vec![("instance".to_owned(), config.instance.clone())]);
+    if let Some(tls) = tls {
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
+    }
+    if let Some(key) = &config.security.key {
+        options.set_credentials(config.gateway.as_str(), key.reveal());
+    }
     options
 }

@@ -1,6 +1,10 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use protocol::{CommandId, Epoch, message::MoveReason};
+use protocol::{
+    CommandId, Epoch,
+    message::MoveReason,
+    ticket::{KeySet, SigningKey},
+};
 use uuid::Uuid;
 
 use super::*;
@@ -67,7 +71,7 @@ fn what_is_written_is_there_after_reopening() {
         .collect();
     let mut store = open(folder.path()).unwrap();
     assert_eq!(store.load().unwrap(), []);
-    store.write(&entries).unwrap();
+    store.write(&entries, None).unwrap();
     drop(store);
 
     let mut store = open(folder.path()).unwrap();
@@ -83,13 +87,38 @@ fn what_is_written_is_there_after_reopening() {
         (device(99), None),
     ]
     .into();
-    store.write(&changes).unwrap();
+    store.write(&changes, None).unwrap();
     store.probe().unwrap();
     drop(store);
 
     let stored = open(folder.path()).unwrap().load().unwrap();
     assert_eq!(stored.len(), expected.len() - 1);
     assert_eq!(stored[0], (device(1), replaced));
+}
+
+#[test]
+fn keys_are_kept_beside_the_entries_and_replaced_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    assert_eq!(store.keys().unwrap(), None);
+    let keys = |seeds: &[u8]| Keys {
+        at: clock::now(),
+        set: KeySet::new(
+            seeds
+                .iter()
+                .map(|seed| SigningKey::from_seed(&[*seed; 32]).public().clone()),
+        ),
+    };
+    let (first, second) = (keys(&[1, 2]), keys(&[3]));
+    store.write(&BTreeMap::new(), Some(&first)).unwrap();
+    let entries = [(device(0), Some(entry(Standing::Denied)))].into();
+    store.write(&entries, None).unwrap();
+    drop(store);
+    let mut store = open(folder.path()).unwrap();
+    assert_eq!(store.keys().unwrap(), Some(first));
+    assert_eq!(store.load().unwrap().len(), 1);
+    store.write(&BTreeMap::new(), Some(&second)).unwrap();
+    assert_eq!(store.keys().unwrap(), Some(second));
 }
 
 #[test]

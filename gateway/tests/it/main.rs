@@ -4,5 +4,8 @@
 
 mod common;
 mod killed;
+mod link_tls;
 mod moving;
+mod people;
 mod program;
+mod tickets;

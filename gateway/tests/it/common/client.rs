@@ -3,7 +3,10 @@ use std::net::SocketAddr;
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::{
     Error, QoS,
-    v5::{ConnAck, Connect, ConnectProperties, Disconnect, Filter, Packet, Publish, Subscribe},
+    v5::{
+        ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, Filter, LastWill, Login, Packet,
+        PubAckReason, Publish, Subscribe, SubscribeReasonCode,
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -18,15 +21,46 @@ pub struct Client {
     buffer: BytesMut,
 }
 
+/// What a client says in CONNECT beside its id.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hello<'a> {
+    pub epoch: Option<u64>,
+    pub user: &'a str,
+    pub password: &'a str,
+    /// The topic of its last will.
+    pub will: Option<&'a str>,
+}
+
 impl Client {
     /// Connects and returns what the server answers.
     pub async fn knock(address: SocketAddr, id: &str, epoch: Option<u64>) -> (Self, ConnAck) {
+        let hello = Hello {
+            epoch,
+            ..Hello::default()
+        };
+        Self::greet(address, id, hello).await
+    }
+
+    /// Connects with a ticket, and must be let in.
+    pub async fn with_ticket(address: SocketAddr, id: &str, ticket: &str) -> Self {
+        let hello = Hello {
+            password: ticket,
+            ..Hello::default()
+        };
+        let (client, connack) = Self::greet(address, id, hello).await;
+        assert_eq!(connack.code, ConnectReturnCode::Success, "{connack:?}");
+        client
+    }
+
+    /// Connects, saying all that, and returns what the server answers.
+    pub async fn greet(address: SocketAddr, id: &str, hello: Hello<'_>) -> (Self, ConnAck) {
         let mut client = Self {
             stream: TcpStream::connect(address).await.unwrap(),
             buffer: BytesMut::new(),
         };
         let mut properties = ConnectProperties::new();
-        properties.user_properties = epoch
+        properties.user_properties = hello
+            .epoch
             .map(|epoch| ("epoch".to_owned(), epoch.to_string()))
             .into_iter()
             .collect();
@@ -36,7 +70,12 @@ impl Client {
             clean_start: true,
             properties: Some(properties),
         };
-        client.send(Packet::Connect(connect, None, None)).await;
+        let will = hello
+            .will
+            .map(|topic| LastWill::new(topic, "gone", QoS::AtLeastOnce, false, None));
+        let login = Some(Login::new(hello.user, hello.password))
+            .filter(|_| !hello.user.is_empty() || !hello.password.is_empty());
+        client.send(Packet::Connect(connect, will, login)).await;
         match client.read().await {
             Some(Packet::ConnAck(connack)) => (client, connack),
             other => panic!("no CONNACK but {other:?}"),
@@ -46,10 +85,7 @@ impl Client {
     /// Connects as a client that must be let in.
     pub async fn connect(address: SocketAddr, id: &str) -> Self {
         let (client, connack) = Self::knock(address, id, None).await;
-        assert_eq!(
-            connack.code,
-            rumqttc::v5::mqttbytes::v5::ConnectReturnCode::Success
-        );
+        assert_eq!(connack.code, ConnectReturnCode::Success);
         client
     }
 
@@ -60,6 +96,37 @@ impl Client {
         self.send(Packet::Subscribe(subscribe)).await;
         let suback = self.read().await;
         assert!(matches!(suback, Some(Packet::SubAck(_))), "{suback:?}");
+    }
+
+    /// Whether it may subscribe.
+    pub async fn may_subscribe(&mut self, filter: &str) -> bool {
+        let mut subscribe = Subscribe::new(Filter::new(filter, QoS::AtLeastOnce), None);
+        subscribe.pkid = 1;
+        self.send(Packet::Subscribe(subscribe)).await;
+        match self.read().await {
+            Some(Packet::SubAck(suback)) => match suback.return_codes[..] {
+                [SubscribeReasonCode::Success(_)] => true,
+                [
+                    SubscribeReasonCode::NotAuthorized | SubscribeReasonCode::SharedSubscriptionsNotSupported,
+                ] => false,
+                ref other => panic!("{filter}: {other:?}"),
+            },
+            other => panic!("{filter}: no SUBACK but {other:?}"),
+        }
+    }
+
+    /// Whether it may publish.
+    pub async fn may_publish(&mut self, topic: &str, payload: &[u8]) -> bool {
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload.to_vec(), None);
+        publish.pkid = 2;
+        self.send(Packet::Publish(publish)).await;
+        loop {
+            match self.read().await {
+                Some(Packet::PubAck(puback)) => return puback.reason != PubAckReason::NotAuthorized,
+                Some(Packet::Publish(_)) => {}
+                other => panic!("{topic}: no PUBACK but {other:?}"),
+            }
+        }
     }
 
     pub async fn publish(&mut self, topic: &str, payload: &[u8]) {

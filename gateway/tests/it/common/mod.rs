@@ -10,7 +10,7 @@ use protocol::{Endpoint, GatewayId};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub use client::Client;
+pub use client::{Client, Hello};
 pub use registrar::{Heard, Registrar};
 
 /// How long a test waits for something that must happen; it is only ever reached by a failing test.

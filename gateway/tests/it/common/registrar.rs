@@ -6,6 +6,7 @@ use std::sync::{
 use broker::{
     Action, Admission, Broker, Client, Decision, Departure, Grant, Hook, Message, Permissions, QoS, Refusal,
 };
+use daemon::tls::{Certificates, Purpose, TlsFiles};
 use protocol::{
     Endpoint, Topic,
     message::{Command, Commands, Event, Events, GatewayStatus, Instruction, Message as _, VERSION},
@@ -20,6 +21,7 @@ pub struct Registrar {
     broker: Option<Broker>,
     hook: Arc<Listening>,
     heard: mpsc::UnboundedReceiver<Heard>,
+    tls: Option<Certificates>,
 }
 
 /// What a gateway said.
@@ -34,27 +36,45 @@ pub enum Heard {
 struct Listening {
     heard: mpsc::UnboundedSender<Heard>,
     refusing: AtomicBool,
+    /// The password it takes, if it asks for one.
+    key: Option<&'static str>,
 }
 
 impl Registrar {
     pub async fn start() -> Self {
+        Self::with(None, None).await
+    }
+
+    /// One that speaks TLS and takes gateways with this key only.
+    pub async fn secured(files: TlsFiles, key: &'static str) -> Self {
+        let tls = Certificates::load("mqtt.tls", files, Purpose::Mqtt).unwrap();
+        Self::with(Some(tls), Some(key)).await
+    }
+
+    async fn with(tls: Option<Certificates>, key: Option<&'static str>) -> Self {
         let (sender, heard) = mpsc::unbounded_channel();
         let hook = Arc::new(Listening {
             heard: sender,
             refusing: AtomicBool::new(false),
+            key,
         });
         let mut registrar = Self {
             broker: None,
             hook,
             heard,
+            tls,
         };
         registrar.listen("127.0.0.1:0").await;
         registrar
     }
 
     async fn listen(&mut self, address: &str) {
+        let listen = broker::Listen {
+            address: address.parse().unwrap(),
+            tls: self.tls.as_ref().map(Certificates::subscribe),
+        };
         let config = broker::Config {
-            listen: vec![address.parse::<std::net::SocketAddr>().unwrap().into()],
+            listen: vec![listen],
             ..broker::Config::default()
         };
         self.broker = Some(Broker::bind(config, self.hook.clone()).await.unwrap());
@@ -65,13 +85,22 @@ impl Registrar {
     }
 
     pub fn url(&self) -> Endpoint {
-        format!("mqtt://{}", self.broker().addresses()[0])
-            .parse()
-            .unwrap()
+        let address = self.broker().addresses()[0];
+        let url = match self.tls {
+            None => format!("mqtt://{address}"),
+            Some(_) => format!("mqtts://localhost:{}", address.port()),
+        };
+        url.parse().unwrap()
     }
 
     pub fn refuse(&self, refusing: bool) {
         self.hook.refusing.store(refusing, Ordering::Relaxed);
+    }
+
+    /// Goes down for good.
+    pub async fn stop(mut self) {
+        let broker = self.broker.take().unwrap();
+        within(broker.shutdown(std::time::Duration::from_secs(1))).await;
     }
 
     /// Goes down and comes back at the same address.
@@ -149,7 +178,13 @@ impl Permissions for Everything {
 }
 
 impl Hook for Listening {
-    fn admit(&self, _client: &Client) -> Admission {
+    fn admit(&self, client: &Client) -> Admission {
+        if let Some(key) = self.key {
+            let named = client.username.as_deref() == Some(id().as_str());
+            if !client.encrypted || !named || client.password.as_deref() != Some(key.as_bytes()) {
+                return Admission::Refuse(Refusal::NotAuthorized("not authorized".to_owned()));
+            }
+        }
         if self.refusing.load(Ordering::Relaxed) {
             return Admission::Refuse(Refusal::NotAuthorized("another process holds gw-a".to_owned()));
         }

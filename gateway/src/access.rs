@@ -1,0 +1,207 @@
+//! Who a client is, where it has to say so: a device by its ticket, people and applications by name and password.
+//!
+//! Invariant: whatever is wrong with what a client presents, it is told the same; what it was is counted, and never logged
+//! with the ticket or the password.
+
+pub mod attempts;
+mod proofs;
+mod ticket;
+mod topics;
+pub mod users;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use broker::{Client, Grant, Refusal};
+use daemon::secret::{Secret, SecretError};
+use parking_lot::Mutex;
+use protocol::{DeviceId, Epoch, GatewayId};
+use tokio::time::Instant;
+
+use self::{
+    attempts::Attempts,
+    proofs::Proofs,
+    topics::{Device, User},
+    users::{HashError, Known, Users},
+};
+use crate::{clock, config::Config, notices::Rejection, state::State};
+pub use topics::Patterns;
+
+/// All that whoever is not let in is told, whatever the reason.
+pub(crate) const NOT_AUTHORIZED: &str = "not authorized";
+
+/// Why users cannot be known.
+#[derive(Debug, thiserror::Error)]
+pub enum UsersError {
+    /// A file cannot be used.
+    #[error("users: {0}")]
+    Secret(#[from] SecretError),
+    /// The machine fails.
+    #[error("users: {0}")]
+    Hash(#[from] HashError),
+}
+
+/// Decides who is let in.
+pub struct Access {
+    state: Arc<State>,
+    gateway: GatewayId,
+    extra: Arc<Patterns>,
+    proofs: Arc<Proofs>,
+    users: Users,
+    attempts: Arc<Mutex<Attempts>>,
+}
+
+/// A device that is let in, or why it is not.
+type Decided = Result<(DeviceId, Epoch), Refusal>;
+
+impl Access {
+    /// Knows whom the configuration names; reads the files it names, and hashes passwords.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn new(state: Arc<State>, gateway: GatewayId, config: &Config) -> Result<Self, UsersError> {
+        let mut known = BTreeMap::new();
+        for user in &config.users {
+            let password = Secret::of("password", None, user.password_file.as_deref())?;
+            let hash = match user
+                .password_hash
+                .as_ref()
+                .or(password.as_ref())
+                .map(Secret::reveal)
+            {
+                Some(hash) if users::is_hash(hash) => hash.to_owned(),
+                Some(password) => users::hash(password.as_bytes())?,
+                // The check refuses it: nobody comes in without a password.
+                None => continue,
+            };
+            let patterns = Patterns {
+                publish: user.publish.clone(),
+                subscribe: user.subscribe.clone(),
+            };
+            let role = user.role;
+            known.insert(user.name.clone(), Known { role, hash, patterns });
+        }
+        let extra = Patterns {
+            publish: config.access.device_publish.clone(),
+            subscribe: config.access.device_subscribe.clone(),
+        };
+        Ok(Self {
+            state,
+            gateway,
+            extra: Arc::new(extra),
+            proofs: Arc::default(),
+            users: Users::new(known)?,
+            attempts: Arc::new(Mutex::new(Attempts::new(config.attempts()))),
+        })
+    }
+
+    /// The epoch of the ticket a connection was let in with.
+    pub fn proven(&self, serial: u64) -> Option<Epoch> {
+        self.proofs.of(serial)
+    }
+
+    /// Lets a client in or not. `rejected` turns what is held against a device into what it is told.
+    pub fn admit(
+        &self,
+        client: &Client,
+        rejected: &dyn Fn(Rejection) -> (&'static str, Refusal),
+    ) -> broker::Admission {
+        let password = client.password.as_deref();
+        if let Some(name) = &client.username
+            && !password.is_some_and(ticket::is_like)
+        {
+            return self.login(client, name, password.unwrap_or_default());
+        }
+        match self.device(client, password, rejected) {
+            Ok((device, epoch)) => {
+                tracing::debug!(%device, peer = %client.peer, %epoch, "let in by its ticket");
+                let device = Device {
+                    state: Arc::clone(&self.state),
+                    extra: Arc::clone(&self.extra),
+                    _proof: self.proofs.keep(client.serial, epoch),
+                };
+                broker::Admission::Accept(Grant::new(Arc::new(device)))
+            }
+            Err(refusal) => broker::Admission::Refuse(refusal),
+        }
+    }
+
+    fn device(
+        &self,
+        client: &Client,
+        password: Option<&[u8]>,
+        rejected: &dyn Fn(Rejection) -> (&'static str, Refusal),
+    ) -> Decided {
+        let refuse = |outcome, refusal| {
+            self.state.metrics.admission(outcome);
+            Err(refusal)
+        };
+        let Some(keys) = self.state.ticket_keys() else {
+            let text = "no keys to check tickets with yet".to_owned();
+            return refuse("no_keys", Refusal::Unavailable(text));
+        };
+        let now = clock::now();
+        let (device, epoch) = match ticket::check(&client.id, password, &self.gateway, &keys.set, now) {
+            Ok(checked) => checked,
+            Err(failure) => {
+                tracing::debug!(client = client.id, peer = %client.peer, cause = %failure, "not let in");
+                return refuse(failure.outcome(), not_authorized());
+            }
+        };
+        let fenced = self
+            .state
+            .notices
+            .read()
+            .admit_ticket(device.as_str(), epoch, now);
+        if let Err(rejection) = fenced {
+            let (outcome, refusal) = rejected(rejection);
+            return refuse(outcome, refusal);
+        }
+        self.state.metrics.admission("device");
+        Ok((device, epoch))
+    }
+
+    fn login(&self, client: &Client, name: &str, password: &[u8]) -> broker::Admission {
+        let refuse = |outcome, refusal| {
+            self.state.metrics.admission(outcome);
+            broker::Admission::Refuse(refusal)
+        };
+        // No user's name is longer, and what is remembered of others is bounded.
+        if !GatewayId::is_valid(name) {
+            return refuse("login_failed", not_authorized());
+        }
+        let address = client.peer.ip();
+        if !self.attempts.lock().begin(address, name, Instant::now()) {
+            tracing::warn!(name, peer = %client.peer, "too many failed logins; not looked at");
+            let text = "too many attempts, try again later".to_owned();
+            return refuse("too_often", Refusal::TooOften(text));
+        }
+        let Some(checking) = self.users.check(name, password.to_vec()) else {
+            let text = "too many passwords are being checked".to_owned();
+            return refuse("busy", Refusal::Unavailable(text));
+        };
+        let (state, attempts) = (Arc::clone(&self.state), Arc::clone(&self.attempts));
+        let (name, peer) = (name.to_owned(), client.peer);
+        broker::Admission::Wait(Box::pin(async move {
+            let Some(known) = checking.await else {
+                state.metrics.admission("login_failed");
+                tracing::warn!(name, %peer, "a login failed");
+                return broker::Admission::Refuse(not_authorized());
+            };
+            attempts.lock().succeeded(address, &name);
+            state.metrics.admission("user");
+            let user = User {
+                state,
+                role: known.role,
+                patterns: known.patterns.clone(),
+            };
+            broker::Admission::Accept(Grant {
+                permissions: Arc::new(user),
+                namespace: Some(format!("user/{name}")),
+            })
+        }))
+    }
+}
+
+fn not_authorized() -> Refusal {
+    Refusal::NotAuthorized(NOT_AUTHORIZED.to_owned())
+}

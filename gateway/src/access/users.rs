@@ -1,0 +1,155 @@
+//! People and applications, who have a name and a password.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use argon2::{
+    Argon2,
+    password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
+};
+use tokio::sync::Semaphore;
+
+use super::topics::Patterns;
+use crate::config::Role;
+
+/// Passwords checked at one time: each takes a thread and 19 MiB for some tens of milliseconds.
+const CHECKS: usize = 2;
+
+/// Checks that may wait for their turn; one more is asked to come again.
+const WAITING: usize = 64;
+
+/// Bytes of a salt.
+const SALT: usize = 16;
+
+/// What the configuration says of somebody, with the hash of the password at hand.
+#[derive(Clone)]
+pub struct Known {
+    /// What they are.
+    pub role: Role,
+    /// The argon2 hash of the password, as a PHC string.
+    pub hash: String,
+    /// Where they may publish and subscribe.
+    pub patterns: Patterns,
+}
+
+/// Everybody who is known.
+pub(super) struct Users {
+    known: BTreeMap<String, Arc<Known>>,
+    /// Checked against when nobody has the name, so that it takes as long.
+    decoy: String,
+    checks: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+/// Why a password could not be hashed.
+#[derive(Debug, thiserror::Error)]
+#[error("the password cannot be hashed: {0}")]
+pub struct HashError(String);
+
+impl Users {
+    pub fn new(known: BTreeMap<String, Known>) -> Result<Self, HashError> {
+        let decoy = match known.values().next() {
+            Some(any) => any.hash.clone(),
+            None => hash(b"nobody's")?,
+        };
+        Ok(Self {
+            known: known
+                .into_iter()
+                .map(|(name, known)| (name, Arc::new(known)))
+                .collect(),
+            decoy,
+            checks: Arc::new(Semaphore::new(CHECKS)),
+            waiting: Arc::new(Semaphore::new(WAITING)),
+        })
+    }
+
+    /// Checks a password, in its turn; none when too many wait.
+    pub fn check(
+        &self,
+        name: &str,
+        password: Vec<u8>,
+    ) -> Option<impl Future<Output = Option<Arc<Known>>> + Send + 'static> {
+        let place = Arc::clone(&self.waiting).try_acquire_owned().ok()?;
+        let checks = Arc::clone(&self.checks);
+        let known = self.known.get(name).cloned();
+        let hash = known
+            .as_ref()
+            .map_or_else(|| self.decoy.clone(), |known| known.hash.clone());
+        Some(async move {
+            let _place = place;
+            // The check goes on when the client leaves meanwhile, so it keeps its turn itself.
+            let turn = checks.acquire_owned().await.ok()?;
+            let matches = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                matches(&hash, &password)
+            });
+            let matches = matches.await.unwrap_or(false);
+            known.filter(|_| matches)
+        })
+    }
+}
+
+/// Whether a text is a hash that passwords can be compared with.
+pub fn is_hash(text: &str) -> bool {
+    PasswordHash::new(text).is_ok_and(|hash| {
+        hash.algorithm.as_str().starts_with("argon2") && hash.hash.is_some() && hash.salt.is_some()
+    })
+}
+
+/// The argon2id hash of a password, with a salt of its own, as a PHC string.
+///
+/// # Errors
+/// The machine has no randomness.
+pub fn hash(password: &[u8]) -> Result<String, HashError> {
+    let mut salt = [0; SALT];
+    aws_lc_rs::rand::fill(&mut salt).map_err(|error| HashError(error.to_string()))?;
+    let hash: PasswordHash = Argon2::default()
+        .hash_password_with_salt(password, &salt)
+        .map_err(|error| HashError(error.to_string()))?;
+    Ok(hash.to_string())
+}
+
+fn matches(hash: &str, password: &[u8]) -> bool {
+    let verifier: &dyn PasswordVerifier<str> = &Argon2::default();
+    verifier.verify_password(password, hash).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_fits_its_password_only_and_no_two_are_alike() {
+        let (one, two) = (hash(b"secret").unwrap(), hash(b"secret").unwrap());
+        assert!(one.starts_with("$argon2id$v=19$") && one != two);
+        assert!(matches(&one, b"secret") && !matches(&one, b"Secret") && !matches(&one, b""));
+        assert!(is_hash(&one));
+        for no_hash in [
+            "",
+            "secret",
+            "$argon2id$",
+            "$2b$12$abc",
+            "$argon2id$v=19$m=8,t=1,p=1",
+        ] {
+            assert!(!is_hash(no_hash) && !matches(no_hash, b"secret"), "{no_hash}");
+        }
+    }
+
+    #[tokio::test]
+    async fn those_who_would_wait_too_long_are_told_so() {
+        let known = Known {
+            role: Role::Ops,
+            hash: hash(b"secret").unwrap(),
+            patterns: Patterns::default(),
+        };
+        let users = Users::new([("ann".to_owned(), known)].into()).unwrap();
+        let waiting: Vec<_> = (0..WAITING)
+            .map(|_| users.check("ann", b"secret".to_vec()).unwrap())
+            .collect();
+        assert!(users.check("ann", b"secret".to_vec()).is_none());
+        drop(waiting);
+        let checked = users.check("ann", b"secret".to_vec()).unwrap().await;
+        assert!(checked.is_some_and(|known| known.role == Role::Ops));
+        assert!(users.check("ann", b"wrong".to_vec()).unwrap().await.is_none());
+        assert!(users.check("bob", b"secret".to_vec()).unwrap().await.is_none());
+    }
+}

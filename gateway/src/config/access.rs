@@ -1,0 +1,174 @@
+//! Who may do what, as far as the configuration says.
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use daemon::secret::Secret;
+use protocol::{GatewayId, is_control_plane};
+use serde::{Deserialize, Serialize};
+
+use super::{CheckError, Config};
+use crate::access::users;
+
+/// What clients may do where they have to say who they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Access {
+    /// Where a device may publish beside its own topics; `${id}` stands for its id.
+    pub device_publish: Vec<String>,
+    /// Where a device may subscribe beside its own topics.
+    pub device_subscribe: Vec<String>,
+    /// Failed logins of one address, or with one name, within the window.
+    pub max_failures: u32,
+    /// The window, from the first failure on.
+    #[serde(with = "humantime_serde")]
+    pub failure_window: Duration,
+    /// Addresses, and names, that failures are remembered of.
+    pub max_remembered: usize,
+}
+
+/// A person or an application.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    /// The MQTT user name.
+    pub name: String,
+    /// What they are.
+    pub role: Role,
+    /// The argon2 hash of the password, as `gateway password` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_hash: Option<Secret>,
+    /// A file of the owner's with the password, or its hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Where they may publish; never on the control plane.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
+    /// Where they may subscribe.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subscribe: Vec<String>,
+}
+
+/// What a person or an application is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// An application: its patterns, and nothing of the control plane.
+    App,
+    /// Whoever looks after the gateway: reads everything.
+    Ops,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            device_publish: Vec::new(),
+            device_subscribe: Vec::new(),
+            max_failures: 10,
+            failure_window: Duration::from_secs(60),
+            max_remembered: 10_000,
+        }
+    }
+}
+
+impl Config {
+    pub(super) fn check_access(&self) -> Result<(), CheckError> {
+        let wrong = |key, problem: String| Err(CheckError { key, problem });
+        let lists = [
+            ("access.device_publish", &self.access.device_publish),
+            ("access.device_subscribe", &self.access.device_subscribe),
+        ];
+        let of_users = self.users.iter().flat_map(|user| {
+            [
+                ("users.publish", &user.publish),
+                ("users.subscribe", &user.subscribe),
+            ]
+        });
+        for (key, patterns) in lists.into_iter().chain(of_users) {
+            if let Some((pattern, problem)) = patterns
+                .iter()
+                .find_map(|pattern| Some((pattern, problem_of(pattern)?)))
+            {
+                return wrong(key, format!("{pattern:?} {problem}"));
+            }
+        }
+        let mut names = BTreeSet::new();
+        for user in &self.users {
+            let name = &user.name;
+            if !GatewayId::is_valid(name) {
+                return wrong(
+                    "users.name",
+                    format!("{name:?} is not 1 to 64 of A-Z a-z 0-9 . _ : @ ~ = -"),
+                );
+            }
+            if !names.insert(name) {
+                return wrong("users.name", format!("{name:?} is there twice"));
+            }
+            match (&user.password_hash, &user.password_file) {
+                (Some(hash), None) if !users::is_hash(hash.reveal()) => {
+                    return wrong(
+                        "users.password_hash",
+                        format!("that of {name:?} is no argon2 hash: `gateway password` prints one"),
+                    );
+                }
+                (Some(_), None) | (None, Some(_)) => {}
+                _ => {
+                    return wrong(
+                        "users.password_hash",
+                        format!("{name:?} has one of password_hash and password_file"),
+                    );
+                }
+            }
+        }
+        if self.access.failure_window.is_zero() {
+            return wrong("access.failure_window", "is more than 0".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a pattern. The control plane is nobody's to be given, so no pattern may reach it.
+fn problem_of(pattern: &str) -> Option<&'static str> {
+    let levels: Vec<&str> = pattern.split('/').collect();
+    let last = levels.len() - 1;
+    let whole = |(at, level): (usize, &&str)| match *level {
+        "+" => true,
+        "#" => at == last,
+        level => !level.contains(['+', '#', '\0']),
+    };
+    if pattern.is_empty() || !levels.iter().enumerate().all(whole) {
+        Some("is no MQTT topic filter")
+    } else if is_control_plane(pattern) || levels[0].starts_with(['+', '#', '$']) {
+        Some("reaches the control plane: begin it with a level of its own, such as data/#")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_pattern_reaches_the_control_plane() {
+        for good in ["data/#", "data/+/t", "site/${id}/x", "a", "é/+"] {
+            assert_eq!(problem_of(good), None, "{good}");
+        }
+        for bad in [
+            "",
+            "#",
+            "+/x",
+            "ctrl/#",
+            "ctrl",
+            "reg/x",
+            "gw/+/cmd",
+            "$SYS/#",
+            "$share/g/x",
+            "a/#/b",
+            "a+",
+            "a/b#",
+            "${id}/x",
+        ] {
+            assert!(problem_of(bad).is_some(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+use std::sync::Arc;
+
+use daemon::{
+    secret::{Secret, SecretError},
+    tls::{ClientTls, TlsError},
+};
+use protocol::Scheme;
+use rustls::ClientConfig;
+
+use crate::config;
+
+/// How this gateway is known to the registrar, and the registrar to it.
+#[derive(Clone, Debug)]
+pub struct Security {
+    /// This gateway's key, its MQTT password.
+    pub(super) key: Option<Secret>,
+    tls: Option<ClientTls>,
+}
+
+/// Why that cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum SecurityError {
+    /// The key's file cannot be used.
+    #[error(transparent)]
+    Key(#[from] SecretError),
+    /// A certificate or its key cannot be used.
+    #[error("registrar: {0}")]
+    Tls(#[from] TlsError),
+}
+
+impl Security {
+    /// Reads what the configuration names, and sees that TLS could be spoken with it.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn load(config: &config::Registrar) -> Result<Self, SecurityError> {
+        let key = Secret::of("registrar.key", config.key.as_ref(), config.key_file.as_deref())?;
+        let tls = (config.url.scheme() == Scheme::Mqtts).then(|| config.tls());
+        let security = Self { key, tls };
+        security.tls()?;
+        Ok(security)
+    }
+
+    /// The client's side of TLS, from the files as they are now; none for a link in plain text.
+    pub(super) fn tls(&self) -> Result<Option<Arc<ClientConfig>>, TlsError> {
+        self.tls.as_ref().map(ClientTls::load).transpose()
+    }
+}

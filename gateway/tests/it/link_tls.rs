@@ -1,0 +1,84 @@
+//! The link to a registrar that speaks TLS and asks for the gateway's key.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use daemon::{secret::Secret, tls::TlsFiles};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use crate::common::{Gateway, Registrar, config, until};
+
+const KEY: &str = "the-gateway-key";
+
+/// The registrar's certificate and key, and the file of the authority they come from.
+fn certificates(folder: &Path) -> (TlsFiles, PathBuf) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    let files = TlsFiles {
+        cert: folder.join("cert.pem"),
+        key: folder.join("key.pem"),
+    };
+    let ca = folder.join("ca.pem");
+    fs::write(&files.cert, certificate.pem()).unwrap();
+    fs::write(&files.key, key.serialize_pem()).unwrap();
+    fs::set_permissions(&files.key, Permissions::from_mode(0o600)).unwrap();
+    fs::write(&ca, authority.pem()).unwrap();
+    (files, ca)
+}
+
+#[tokio::test]
+async fn it_is_encrypted_and_the_key_opens_it() {
+    let (pki, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (files, ca) = certificates(pki.path());
+    let mut registrar = Registrar::secured(files, KEY).await;
+    let mut config = config(&registrar.url(), data.path());
+    config.registrar.ca = Some(ca);
+    config.registrar.key = Some(Secret::new(KEY));
+    config.check().unwrap();
+    let gateway = Gateway::start(config).await;
+    registrar.snapshot().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_refused_and_the_registrar_quoted() {
+    let (pki, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (files, ca) = certificates(pki.path());
+    let registrar = Registrar::secured(files, KEY).await;
+    let mut config = config(&registrar.url(), data.path());
+    config.registrar.ca = Some(ca);
+    let key = pki.path().join("gateway.key");
+    fs::write(&key, "another-key\n").unwrap();
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    config.registrar.key_file = Some(key);
+    let gateway = Gateway::start(config).await;
+    until(|| async {
+        gateway
+            .page("/readyz")
+            .await
+            .contains("refused with NotAuthorized: not authorized")
+    })
+    .await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_registrar_that_another_authority_vouches_for_is_not_spoken_to() {
+    let (pki, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (files, _) = certificates(pki.path());
+    let impostor = Registrar::secured(files, KEY).await;
+    let mut config = config(&impostor.url(), data.path());
+    let elsewhere = tempfile::tempdir().unwrap();
+    config.registrar.ca = Some(certificates(elsewhere.path()).1);
+    config.registrar.key = Some(Secret::new(KEY));
+    let gateway = Gateway::start(config).await;
+    until(|| async { gateway.page("/readyz").await.contains("invalid peer certificate") }).await;
+    gateway.stop().await;
+}

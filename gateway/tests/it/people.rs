@@ -1,0 +1,130 @@
+//! People and applications at a gateway that asks who they are.
+
+use homeport_gateway::{
+    access::users,
+    config::{Admission, Role, User},
+};
+use protocol::{
+    Epoch,
+    message::{Event, Instruction, MoveReason},
+};
+use rumqttc::v5::mqttbytes::v5::ConnectReturnCode;
+
+use crate::common::{self, Client, Gateway, Hello, Registrar};
+
+fn user(name: &str, role: Role, publish: &[&str], subscribe: &[&str]) -> User {
+    let owned = |patterns: &[&str]| patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+    User {
+        name: name.to_owned(),
+        role,
+        password_hash: Some(daemon::secret::Secret::new(users::hash(b"secret").unwrap())),
+        password_file: None,
+        publish: owned(publish),
+        subscribe: owned(subscribe),
+    }
+}
+
+async fn gateway(registrar: &mut Registrar, data: &std::path::Path, failures: u32) -> Gateway {
+    let mut config = common::config(&registrar.url(), data);
+    config.admission = Admission::Ticket;
+    config.access.max_failures = failures;
+    config.users = vec![
+        user("app", Role::App, &["cmd/#"], &["data/+/t"]),
+        user("ann", Role::Ops, &["cmd/d1/#"], &[]),
+    ];
+    let gateway = Gateway::start(config).await;
+    registrar.snapshot().await;
+    gateway
+}
+
+async fn login(gateway: &Gateway, id: &str, user: &str, password: &str) -> (Client, ConnectReturnCode) {
+    let hello = Hello {
+        user,
+        password,
+        ..Hello::default()
+    };
+    let (client, connack) = Client::greet(gateway.addresses.mqtt, id, hello).await;
+    (client, connack.code)
+}
+
+#[tokio::test]
+async fn an_application_keeps_to_its_patterns_and_ops_reads_everything() {
+    let (mut registrar, data) = (Registrar::start().await, tempfile::tempdir().unwrap());
+    let gateway = gateway(&mut registrar, data.path(), 10).await;
+    registrar.command(Instruction::Notify {
+        device: "d1".parse().unwrap(),
+        epoch: Epoch::new(2),
+        reason: MoveReason::Operator,
+        grace_ms: 60_000,
+        spread_ms: 0,
+        server: None,
+    });
+    registrar
+        .event(|event| matches!(event, Event::Noticed { .. }).then_some(()))
+        .await;
+
+    let (mut app, code) = login(&gateway, "d1", "app", "secret").await;
+    assert_eq!(code, ConnectReturnCode::Success);
+    assert!(app.may_publish("cmd/d1/x", b"1").await && app.may_subscribe("data/d1/t").await);
+    for topic in ["data/d1/t", "ctrl/d1/migrate", "ctrl/d1/status", "gw/gw-a/cmd"] {
+        assert!(!app.may_publish(topic, b"{}").await, "{topic}");
+    }
+    for filter in ["#", "data/#", "ctrl/#", "ctrl/d1/migrate", "+/d1/t", "$share/g/#"] {
+        assert!(!app.may_subscribe(filter).await, "{filter}");
+    }
+
+    let (mut ops, code) = login(&gateway, "watch", "ann", "secret").await;
+    assert_eq!(code, ConnectReturnCode::Success);
+    ops.subscribe("ctrl/#").await;
+    assert_eq!(ops.message().await.0, "ctrl/d1/migrate");
+    for topic in ["ctrl/d1/migrate", "ctrl/d1/status", "data/d1/t", "cmd/d2/x"] {
+        assert!(!ops.may_publish(topic, b"{}").await, "{topic}");
+    }
+    assert!(ops.may_publish("cmd/d1/x", b"1").await);
+
+    // Neither took the place of a device, and no device was reported.
+    let page = gateway.page("/metrics").await;
+    assert!(page.contains("gateway_devices_connected 0"), "{page}");
+    assert!(
+        page.contains(r#"gateway_admissions_total{outcome="user"} 2"#),
+        "{page}"
+    );
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn passwords_cannot_be_guessed_at_will() {
+    let (mut registrar, data) = (Registrar::start().await, tempfile::tempdir().unwrap());
+    let gateway = gateway(&mut registrar, data.path(), 4).await;
+    for (user, password) in [
+        ("ann", "Secret"),
+        ("ann", ""),
+        ("bob", "secret"),
+        ("user/ann", "secret"),
+    ] {
+        let (_, code) = login(&gateway, "x", user, password).await;
+        assert_eq!(code, ConnectReturnCode::NotAuthorized, "{user} {password}");
+    }
+    assert_eq!(
+        login(&gateway, "x", "ann", "secret").await.1,
+        ConnectReturnCode::Success,
+        "three failed, and this is no failure"
+    );
+    assert_eq!(
+        login(&gateway, "x", "eve", "guess").await.1,
+        ConnectReturnCode::NotAuthorized
+    );
+    // Whoever has failed too often is not even told whether it is right.
+    for password in ["guess", "secret"] {
+        assert_eq!(
+            login(&gateway, "x", "ann", password).await.1,
+            ConnectReturnCode::ConnectionRateExceeded
+        );
+    }
+    let page = gateway.page("/metrics").await;
+    assert!(
+        page.contains(r#"gateway_admissions_total{outcome="too_often"} 2"#),
+        "{page}"
+    );
+    gateway.stop().await;
+}
