@@ -176,6 +176,8 @@ impl Access {
             return refuse("too_often", Refusal::TooOften(text));
         }
         let Some(checking) = self.users.check(name, password.to_vec()) else {
+            // It was not looked at, so it is no failure either.
+            self.attempts.lock().take_back(address, name);
             let text = "too many passwords are being checked".to_owned();
             return refuse("busy", Refusal::Unavailable(text));
         };
@@ -187,7 +189,7 @@ impl Access {
                 tracing::warn!(name, %peer, "a login failed");
                 return broker::Admission::Refuse(not_authorized());
             };
-            attempts.lock().succeeded(address, &name);
+            attempts.lock().take_back(address, &name);
             state.metrics.admission("user");
             let user = User {
                 state,

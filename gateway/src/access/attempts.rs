@@ -51,8 +51,8 @@ impl Attempts {
         true
     }
 
-    /// An attempt succeeded: it is no failure, and its name is whose it says.
-    pub fn succeeded(&mut self, address: IpAddr, name: &str) {
+    /// An attempt was no failure after all.
+    pub fn take_back(&mut self, address: IpAddr, name: &str) {
         self.addresses.take_back(&network(address));
         self.names.take_back(name);
     }
@@ -161,7 +161,7 @@ mod tests {
         let here = address("10.0.0.1");
         for _ in 0..100 {
             assert!(attempts.begin(here, "root", now));
-            attempts.succeeded(here, "root");
+            attempts.take_back(here, "root");
         }
     }
 

@@ -1,6 +1,11 @@
 //! The program as a process.
 
-use std::{fs, net::TcpListener, process::Command};
+use std::{
+    fs,
+    io::Write,
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+};
 
 #[test]
 fn the_address_file_of_an_earlier_run_is_removed_before_anything_can_fail() {
@@ -26,4 +31,31 @@ fn the_address_file_of_an_earlier_run_is_removed_before_anything_can_fail() {
         .unwrap();
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(!stale.exists(), "{ended:?}");
+}
+
+fn password(stdin: &[u8]) -> Output {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_gateway"))
+        .arg("password")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    program.stdin.take().unwrap().write_all(stdin).unwrap();
+    program.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_password_from_stdin_becomes_a_hash_that_a_user_can_have() {
+    let hashed = password(b"secret\n");
+    assert!(hashed.status.success(), "{hashed:?}");
+    let hash = String::from_utf8(hashed.stdout).unwrap();
+    assert!(
+        homeport_gateway::access::users::is_hash(hash.trim_end()),
+        "{hash}"
+    );
+    assert!(!hash.contains("secret"));
+    let none = password(b"\n");
+    assert_eq!(none.status.code(), Some(1), "{none:?}");
+    assert!(none.stdout.is_empty());
 }
