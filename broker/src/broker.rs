@@ -72,6 +72,7 @@ impl Broker {
             tokio::spawn(listener::accept(Arc::clone(&state), listener, listen.tls.clone()));
         }
         tokio::spawn(listener::keep_house(Arc::clone(&state)));
+        tokio::spawn(listener::feel_pulse(Arc::clone(&state)));
         Ok(Self { addresses, state })
     }
 

@@ -3,6 +3,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
+use crate::Limits;
+
 /// One address to listen on.
 #[derive(Clone, Debug)]
 pub struct Listen {
@@ -32,9 +34,7 @@ pub struct Config {
     /// The largest CONNECT accepted, in bytes: what a client that nobody knows yet may have the broker hold. A larger one is
     /// refused with 0x95.
     pub max_connect_size: u32,
-    /// From accept to the end of the TLS handshake.
-    pub handshake_timeout: Duration,
-    /// From then, or from accept in plaintext, to a CONNECT that is whole and decided about.
+    /// From the end of the TLS handshake, or from accept in plaintext, to a CONNECT that is whole and decided about.
     pub connect_timeout: Duration,
     /// Silence allowed to a client with keep-alive 0.
     pub idle_timeout: Duration,
@@ -61,6 +61,8 @@ pub struct Config {
     pub max_log_bytes: usize,
     /// How long a refused or disconnected client is given to read why, before its connection is closed.
     pub linger: Duration,
+    /// What strangers, and clients that ask too much, are held to.
+    pub limits: Limits,
 }
 
 impl Default for Config {
@@ -70,7 +72,6 @@ impl Default for Config {
             max_connections: 100_000,
             max_packet_size: 256 * 1024,
             max_connect_size: 32 * 1024,
-            handshake_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(3600),
             max_subscriptions: 128,
@@ -83,6 +84,7 @@ impl Default for Config {
             max_retained_bytes: 64 * 1024 * 1024,
             max_log_bytes: 8 * 1024 * 1024,
             linger: Duration::from_millis(500),
+            limits: Limits::default(),
         }
     }
 }

@@ -28,14 +28,17 @@ use tokio::{
 
 use crate::{
     Permissions,
+    gate::Over,
     mailbox::End,
     message::Will,
+    pending::Place,
+    rate::Used,
     registry::Peer,
     sessions::Session,
     state::State,
     tls::{self, Chain},
     wire::{
-        DecodeFailure, Wire,
+        DecodeFailure, Packet, Wire,
         frame::{self, Frame, HeaderError, Phase},
     },
 };
@@ -50,15 +53,21 @@ pub(crate) struct Origin {
     address: SocketAddr,
     encrypted: bool,
     certificates: Chain,
+    /// The limit it is over, to be told so and no more.
+    over: Option<Over>,
+    /// Its place among those who are not known yet.
+    place: Place,
 }
 
-impl From<SocketAddr> for Origin {
-    /// In plaintext.
-    fn from(address: SocketAddr) -> Self {
+impl Origin {
+    /// In plaintext, as yet.
+    pub(crate) fn new(address: SocketAddr, over: Option<Over>, place: Place) -> Self {
         Self {
             address,
             encrypted: false,
             certificates: Chain::new(),
+            over,
+            place,
         }
     }
 }
@@ -68,16 +77,14 @@ pub(crate) async fn serve_tls(
     state: Arc<State>,
     config: Arc<ServerConfig>,
     stream: TcpStream,
-    address: SocketAddr,
+    mut origin: Origin,
 ) {
-    let Some((stream, certificates)) = Box::pin(tls::accept(&state, config, stream)).await else {
+    let shaken = Box::pin(tls::accept(&state, config, stream, &origin.place)).await;
+    let Some((stream, certificates)) = shaken else {
         return;
     };
-    let origin = Origin {
-        address,
-        encrypted: true,
-        certificates,
-    };
+    origin.encrypted = true;
+    origin.certificates = certificates;
     serve(state, stream, origin).await;
 }
 
@@ -121,6 +128,10 @@ struct Connection<S> {
     will: Option<Box<Will>>,
     /// Retained messages that are still to be sent.
     replays: VecDeque<Replay>,
+    /// Set while output waits for the client to read it.
+    congestion: Option<Box<Congestion>>,
+    /// What it has used of the rate of its messages.
+    published: Used,
     /// Whether the socket is looked at before the mailbox, so neither starves the other.
     socket_first: bool,
 }
@@ -134,10 +145,20 @@ enum Exit {
     Vanished,
     /// It is cut off, and a v5 client told why.
     Violation(DisconnectReasonCode),
+    /// It does not read what it is sent.
+    Congested,
     /// Someone else ended it.
     Ended(End),
     /// Something panicked on its task.
     Panicked,
+}
+
+/// Output that waits.
+struct Congestion {
+    /// When all of it is to be written.
+    due: Pin<Box<Sleep>>,
+    /// What will have been written then.
+    written: u64,
 }
 
 enum Event {
@@ -170,8 +191,8 @@ impl<S: Stream> Connection<S> {
 
     /// What happens next. Nothing is read or queued while much waits to be written.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if let Poll::Ready(Err(_)) = self.socket.poll_flush(cx) {
-            return Poll::Ready(Event::Exit(Exit::Vanished));
+        if let Poll::Ready(Err(exit)) = self.poll_output(cx) {
+            return Poll::Ready(Event::Exit(exit));
         }
         if let Poll::Ready(exit) = self.poll_silence(cx) {
             return Poll::Ready(Event::Exit(exit));
@@ -214,6 +235,31 @@ impl<S: Stream> Connection<S> {
         }
     }
 
+    /// Writes the output; ready when all is written, or the client has not read for too long what waits.
+    fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Exit>> {
+        if let Poll::Ready(flushed) = self.socket.poll_flush(cx) {
+            self.congestion = None;
+            return Poll::Ready(flushed.map_err(|_| Exit::Vanished));
+        }
+        let patience = self.state.config.limits.write_timeout;
+        // At least one byte: TLS may still hold what it has taken.
+        let all = self.socket.written + (self.socket.output.len() as u64).max(1);
+        let congestion = self.congestion.get_or_insert_with(|| {
+            Box::new(Congestion {
+                due: timer(patience),
+                written: all,
+            })
+        });
+        while congestion.due.as_mut().poll(cx).is_ready() {
+            if self.socket.written < congestion.written {
+                return Poll::Ready(Err(Exit::Congested));
+            }
+            congestion.written = all;
+            congestion.due.as_mut().reset(Instant::now() + patience);
+        }
+        Poll::Pending
+    }
+
     /// Ready when the client has been silent for too long. The timer is only ever moved when it has fired.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Exit> {
         while self.timer.as_mut().poll(cx).is_ready() {
@@ -241,6 +287,12 @@ impl<S: Stream> Connection<S> {
                 heard = true;
                 self.heard = Instant::now();
             }
+            if let Packet::Publish(_) = &packet
+                && let Some(rate) = self.state.message_rate
+                && !self.published.take(rate, self.state.now())
+            {
+                return Err(Exit::Violation(DisconnectReasonCode::MessageRateTooHigh));
+            }
             self.handle(packet).await?;
             if self.socket.output.len() >= OUTPUT_FULL {
                 self.drain().await?;
@@ -259,7 +311,7 @@ impl<S: Stream> Connection<S> {
             if let Poll::Ready(exit) = self.poll_silence(cx) {
                 return Poll::Ready(Err(exit));
             }
-            self.socket.poll_flush(cx).map_err(|_| Exit::Vanished)
+            self.poll_output(cx)
         })
         .await
     }
@@ -268,8 +320,8 @@ impl<S: Stream> Connection<S> {
     /// silence is not held against it.
     async fn wait<T>(&mut self, mut later: Pin<&mut (dyn Future<Output = T> + Send)>) -> Result<T, Exit> {
         poll_fn(|cx| {
-            if let Poll::Ready(Err(_)) = self.socket.poll_flush(cx) {
-                return Poll::Ready(Err(Exit::Vanished));
+            if let Poll::Ready(Err(exit)) = self.poll_output(cx) {
+                return Poll::Ready(Err(exit));
             }
             if let Poll::Ready(Some(end)) = self.session.mailbox.poll(cx, None) {
                 return Poll::Ready(Err(Exit::Ended(end)));

@@ -18,12 +18,16 @@ mod connection;
 mod flow;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod gate;
 mod hook;
 mod index;
+mod limits;
 mod listener;
 mod mailbox;
 mod message;
 mod metrics;
+mod pending;
+mod rate;
 mod registry;
 mod retained;
 mod router;
@@ -40,4 +44,5 @@ pub use config::{Config, Listen};
 pub use hook::{
     Action, Admission, Client, Decision, Departure, Grant, Hook, Kick, Message, Permissions, QoS, Refusal,
 };
+pub use limits::{Limits, RefusedPublish};
 pub use topic::{covers as topic_covers, matches as topic_matches};

@@ -11,21 +11,26 @@ use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::watch,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use crate::{broker::BindError, connection, state::State, sys};
+use crate::{
+    broker::BindError,
+    connection::{self, Origin},
+    gate::{Over, Verdict},
+    state::State,
+    sys,
+};
 
 /// Connections the operating system keeps until they are accepted.
 const BACKLOG: u32 = 4096;
 /// How long accepting rests after an error, such as for want of file descriptors; doubled up to the second.
 const REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_secs(1);
-/// Sockets beyond the limit of connections that may be open to be told so, as a share of the limit and at least.
-const EXTRA_SHARE: usize = 8;
-const EXTRA_LEAST: usize = 64;
 /// How often sessions and wills are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often it is looked whether work is done in time.
+const PULSE: Duration = Duration::from_millis(100);
 /// How many such rounds there are between two rounds of `$SYS`.
 const SYS_ROUNDS: u32 = 10;
 
@@ -64,13 +69,9 @@ pub(crate) async fn accept(
         match accepted {
             Ok((stream, address)) => {
                 rest = REST;
-                let limit = state.config.max_connections;
-                let open = state.sockets.fetch_add(1, Ordering::SeqCst);
-                let socket = OpenSocket(Arc::clone(&state));
-                if open >= limit + (limit / EXTRA_SHARE).max(EXTRA_LEAST) {
-                    state.metrics.refuse("sockets");
+                let Some((socket, origin)) = let_in(&state, address, tls.is_some()) else {
                     continue;
-                }
+                };
                 if !cfg!(target_os = "linux") && stream.set_nodelay(true).is_err() {
                     continue;
                 }
@@ -78,11 +79,11 @@ pub(crate) async fn accept(
                 match tls.as_ref().map(|tls| Arc::clone(&tls.borrow())) {
                     None => state.tasks.spawn(async move {
                         let _socket = socket;
-                        connection::serve(task, stream, address.into()).await;
+                        connection::serve(task, stream, origin).await;
                     }),
                     Some(tls) => state.tasks.spawn(async move {
                         let _socket = socket;
-                        connection::serve_tls(task, tls, stream, address).await;
+                        connection::serve_tls(task, tls, stream, origin).await;
                     }),
                 };
             }
@@ -96,12 +97,57 @@ pub(crate) async fn accept(
     }
 }
 
+/// Whether a new connection may go on; the refusal of one that may not is counted here.
+fn let_in(state: &Arc<State>, address: SocketAddr, tls: bool) -> Option<(OpenSocket, Origin)> {
+    let now = state.now();
+    let verdict = match state.gate.lock().arrive(address.ip(), now) {
+        Verdict::Close(over) => {
+            state.metrics.refuse(over.cause());
+            return None;
+        }
+        verdict => verdict,
+    };
+    let socket = OpenSocket(Arc::clone(state), address);
+    let over = match verdict {
+        Verdict::Tell(over) => Some(over),
+        _ => state.is_late().then_some(Over::Lag),
+    };
+    if let Some(over) = over {
+        state.metrics.refuse(over.cause());
+        // A handshake is the very work there is no time for.
+        if over == Over::Lag && tls {
+            return None;
+        }
+    }
+    let Some(place) = state.pending.enter(now) else {
+        state.metrics.refuse("handshakes");
+        return None;
+    };
+    Some((socket, Origin::new(address, over, place)))
+}
+
 /// Counts a socket for as long as it is open.
-struct OpenSocket(Arc<State>);
+struct OpenSocket(Arc<State>, SocketAddr);
 
 impl Drop for OpenSocket {
     fn drop(&mut self) {
-        self.0.sockets.fetch_sub(1, Ordering::SeqCst);
+        self.0.gate.lock().leave(self.1.ip(), self.0.now());
+    }
+}
+
+/// Measures how late this process is with its work.
+pub(crate) async fn feel_pulse(state: Arc<State>) {
+    loop {
+        let due = Instant::now() + PULSE;
+        tokio::select! {
+            biased;
+            () = state.closing.cancelled() => return,
+            () = sleep_until(due) => {}
+        }
+        let lag = due.elapsed();
+        state.metrics.lag.set(lag.as_secs_f64());
+        let milliseconds = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX);
+        state.lag.store(milliseconds, Ordering::Relaxed);
     }
 }
 
@@ -115,6 +161,7 @@ pub(crate) async fn keep_house(state: Arc<State>) {
             () = state.closing.cancelled() => return,
             _ = rounds.tick() => {}
         }
+        state.gate.lock().sweep(state.now());
         let now = Instant::now();
         state.publish_wills(state.sessions.expire(now));
         if round % SYS_ROUNDS == 0 {

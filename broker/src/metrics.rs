@@ -1,4 +1,4 @@
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) takeovers: Counter,
     pub(crate) panics: Counter,
     pub(crate) accept_errors: Counter,
+    pub(crate) lag: Gauge<f64, AtomicU64>,
     pub(crate) links: Gauge<i64, AtomicI64>,
     pub(crate) sessions_stored: Gauge<i64, AtomicI64>,
     pub(crate) retained: Gauge<i64, AtomicI64>,
@@ -46,6 +47,7 @@ impl Default for Metrics {
             takeovers: Counter::default(),
             panics: Counter::default(),
             accept_errors: Counter::default(),
+            lag: Gauge::default(),
             links: Gauge::default(),
             sessions_stored: Gauge::default(),
             retained: Gauge::default(),
@@ -93,6 +95,11 @@ impl Metrics {
             "accept_errors",
             "Failed accepts, such as for want of file descriptors",
             self.accept_errors.clone(),
+        );
+        broker.register(
+            "lag_seconds",
+            "How late work is done that is due; new clients are refused beyond the limit",
+            self.lag.clone(),
         );
         broker.register("links", "Links to the router", self.links.clone());
         broker.register(

@@ -6,17 +6,23 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Client, Config, Decision, Hook,
+    gate::Gate,
     index::Index,
     mailbox::{Limits, Mailbox, Pushed},
     message::{Delivery, Publication, Will},
     metrics::Metrics,
+    pending::Pending,
+    rate::Rate,
     registry::Registry,
     retained::Retained,
     router::Router,
@@ -40,7 +46,13 @@ pub(crate) struct State {
     /// Every connection's task.
     pub(crate) tasks: TaskTracker,
     /// Sockets that are open, whether or not their clients are connected.
-    pub(crate) sockets: AtomicUsize,
+    pub(crate) gate: Mutex<Gate>,
+    /// Those of them whose clients are not known yet.
+    pub(crate) pending: Arc<Pending>,
+    /// How late this process last was with its work, in milliseconds.
+    pub(crate) lag: AtomicU64,
+    /// How often one client may publish.
+    pub(crate) message_rate: Option<Rate>,
     /// Connections that wrote all they had before the shutdown's deadline.
     pub(crate) drained: AtomicUsize,
     /// Makes assigned client ids differ from those of an earlier process.
@@ -70,13 +82,27 @@ impl State {
             started: Instant::now(),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            sockets: AtomicUsize::new(0),
+            gate: Mutex::new(Gate::new(config.max_connections, &config.limits)),
+            pending: Arc::new(Pending::new(config.limits.max_handshakes)),
+            lag: AtomicU64::new(0),
+            message_rate: Rate::per_second(config.limits.max_message_rate),
             drained: AtomicUsize::new(0),
             nonce: RandomState::new().build_hasher().finish(),
             next_serial: AtomicU64::new(1),
             next_session: AtomicU64::new(1),
             config,
         }
+    }
+
+    /// The time, since the broker began.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Whether this process is too late with its work to take on new clients.
+    pub(crate) fn is_late(&self) -> bool {
+        let most = self.config.limits.max_lag;
+        !most.is_zero() && Duration::from_millis(self.lag.load(Ordering::Relaxed)) > most
     }
 
     /// A number no connection had before.

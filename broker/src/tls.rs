@@ -7,7 +7,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::state::State;
+use crate::{pending::Place, state::State};
 
 /// The chain a client presented.
 pub(crate) type Chain = Vec<CertificateDer<'static>>;
@@ -17,12 +17,17 @@ pub(crate) async fn accept(
     state: &State,
     config: Arc<ServerConfig>,
     stream: TcpStream,
+    place: &Place,
 ) -> Option<(TlsStream<TcpStream>, Chain)> {
     let handshake = TlsAcceptor::from(config).accept(stream);
     let shaken = tokio::select! {
         biased;
         () = state.closing.cancelled() => return None,
-        shaken = timeout(state.config.handshake_timeout, handshake) => shaken,
+        () = place.evicted() => {
+            state.metrics.refuse("handshake_evicted");
+            return None;
+        }
+        shaken = timeout(state.config.limits.handshake_timeout, handshake) => shaken,
     };
     match shaken {
         Ok(Ok(stream)) => {

@@ -5,7 +5,7 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use homeport_broker::{Config, Listen};
+use homeport_broker::{Config, Limits, Listen};
 use rmqtt_codec::v5;
 use rustls::{
     ServerConfig,
@@ -154,7 +154,10 @@ async fn a_client_whose_certificate_nobody_vouches_for_does_not_get_through() {
 #[tokio::test]
 async fn a_stalled_handshake_is_cut_off_in_time() {
     let secure = Secure::with(Config {
-        handshake_timeout: Duration::from_secs(1),
+        limits: Limits {
+            handshake_timeout: Duration::from_secs(1),
+            ..Limits::default()
+        },
         ..Config::default()
     })
     .await;

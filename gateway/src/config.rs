@@ -123,6 +123,8 @@ pub struct Mqtt {
     /// How long a refused or disconnected client is given to read why.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
+    /// What strangers, and clients that ask too much, are held to.
+    pub limits: broker::Limits,
 }
 
 /// Health and metrics.
@@ -272,6 +274,7 @@ impl Default for Mqtt {
             max_retained_bytes: broker.max_retained_bytes,
             max_log_bytes: broker.max_log_bytes,
             linger: broker.linger,
+            limits: broker.limits,
         }
     }
 }
@@ -417,6 +420,9 @@ impl Config {
                 "is more than 0 and at most registrar.retry_max",
             );
         }
+        if let Err((key, allowed)) = self.mqtt.limits.check() {
+            return wrong(key, &format!("is {allowed}"));
+        }
         if self.mqtt.max_topic_levels < NOTICE_LEVELS {
             let problem = format!("is at least {NOTICE_LEVELS}, so that notices are within it");
             return wrong("mqtt.max_topic_levels", &problem);
@@ -551,7 +557,7 @@ impl Config {
             max_retained_bytes: self.mqtt.max_retained_bytes,
             max_log_bytes: self.mqtt.max_log_bytes,
             linger: self.mqtt.linger,
-            ..broker::Config::default()
+            limits: self.mqtt.limits.clone(),
         }
     }
 

@@ -96,6 +96,8 @@ pub struct Mqtt {
     /// How long a refused or disconnected client is given to read why.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
+    /// What strangers, and clients that ask too much, are held to.
+    pub limits: broker::Limits,
 }
 
 /// API, health and metrics.
@@ -287,6 +289,7 @@ impl Default for Mqtt {
             max_topic_levels: broker.max_topic_levels,
             max_stored_sessions: broker.max_stored_sessions,
             linger: broker.linger,
+            limits: broker.limits,
         }
     }
 }
@@ -410,6 +413,7 @@ impl Config {
             max_topic_levels: self.mqtt.max_topic_levels,
             max_stored_sessions: self.mqtt.max_stored_sessions,
             linger: self.mqtt.linger,
+            limits: self.mqtt.limits.clone(),
             ..broker::Config::default()
         }
     }

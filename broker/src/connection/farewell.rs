@@ -111,6 +111,7 @@ impl<S: Stream> Connection<S> {
                 tracing::debug!(client = self.peer.client.id, peer = %self.peer.client.peer, ?reason, "cut off");
                 metrics.refuse(violation(*reason));
             }
+            Exit::Congested => metrics.refuse("slow_reader"),
             Exit::Ended(End::Overflow) => metrics.refuse("queue_full"),
             Exit::Ended(End::LinkLost) => metrics.refuse("router"),
             Exit::Ended(_) => {}
@@ -173,7 +174,7 @@ fn told(exit: &Exit) -> Option<(Reason, Option<String>)> {
         Exit::Ended(End::Kicked(Kick::Administrative)) => Some((Reason::AdministrativeAction, None)),
         Exit::Ended(End::Kicked(Kick::NotAuthorized)) => Some((Reason::NotAuthorized, None)),
         Exit::Ended(End::Shutdown(_)) => Some((Reason::ServerShuttingDown, None)),
-        Exit::Ended(End::Overflow) => Some((Reason::QuotaExceeded, None)),
+        Exit::Congested | Exit::Ended(End::Overflow) => Some((Reason::QuotaExceeded, None)),
         Exit::Ended(End::LinkLost) | Exit::Panicked => Some((Reason::UnspecifiedError, None)),
     }
 }
@@ -187,6 +188,8 @@ fn violation(reason: Reason) -> &'static str {
         Reason::TopicAliasInvalid => "topic_alias",
         Reason::ReceiveMaximumExceeded => "receive_maximum",
         Reason::ServerBusy => "router",
+        Reason::MessageRateTooHigh => "message_rate",
+        Reason::NotAuthorized => "not_authorized",
         _ => "protocol_error",
     }
 }

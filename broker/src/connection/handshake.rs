@@ -1,6 +1,6 @@
 //! From the first byte to the CONNACK.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytestring::ByteString;
 use rmqtt_codec::{v3::ConnectAckReason as V3Reason, v5::ConnectAckReason as V5Reason};
@@ -13,10 +13,13 @@ use super::{
 };
 use crate::{
     Action, Admission, Client, Grant, Permissions, Refusal,
+    gate::Over,
     mailbox::End,
+    rate::Used,
     registry::Peer,
     sessions::{Session, Stored},
     state::State,
+    tls::Chain,
     topic,
     wire::{
         Wire,
@@ -32,21 +35,42 @@ pub(super) async fn accept<S: Stream>(
     origin: Origin,
 ) -> Option<Connection<S>> {
     let address = origin.address;
+    let Origin {
+        encrypted,
+        certificates,
+        over,
+        place,
+        ..
+    } = origin;
+    let stranger = Stranger {
+        address,
+        encrypted,
+        certificates,
+        over,
+    };
     let mut socket = Socket::new(stream);
     let admitted = async {
         let (wire, connect) = read(state, &mut socket).await?;
-        admit(state, wire, connect, origin).await
+        admit(state, wire, connect, stranger).await
     };
     let outcome = tokio::select! {
         biased;
         () = state.closing.cancelled() => return None,
+        () = place.evicted() => {
+            state.metrics.refuse("handshake_evicted");
+            return None;
+        }
         outcome = timeout(state.config.connect_timeout, admitted) => outcome,
     };
+    drop(place);
     match outcome {
         Ok(Ok(admitted)) => Some(admitted.connection(state, socket)),
         Ok(Err(ConnectError::Rejected(mut wire, rejection))) => {
             tracing::debug!(peer = %address, reason = rejection.v5.reason(), code = u8::from(rejection.v5), "refused");
-            state.metrics.refuse(cause(rejection.v5));
+            // Else it is counted already.
+            if over.is_none() {
+                state.metrics.refuse(cause(rejection.v5));
+            }
             wire.reject(&mut socket.output, rejection);
             socket.close(state.config.linger).await;
             None
@@ -114,6 +138,14 @@ fn rejected(wire: Wire, v3: V3Reason, v5: V5Reason) -> ConnectError {
     ConnectError::Rejected(wire, Rejection::new(v3, v5))
 }
 
+/// Who says CONNECT.
+struct Stranger {
+    address: SocketAddr,
+    encrypted: bool,
+    certificates: Chain,
+    over: Option<Over>,
+}
+
 /// A client that is in the registry and gets its CONNACK next.
 struct Admitted {
     wire: Wire,
@@ -129,8 +161,11 @@ async fn admit(
     state: &Arc<State>,
     wire: Wire,
     mut connect: Connect,
-    origin: Origin,
+    stranger: Stranger,
 ) -> Result<Admitted, ConnectError> {
+    if let Some(over) = stranger.over {
+        return Err(rejected(wire, V3Reason::ServiceUnavailable, over.reason()));
+    }
     if connect.extended_authentication {
         return Err(rejected(
             wire,
@@ -147,7 +182,8 @@ async fn admit(
     }
     let levels = state.config.max_topic_levels;
     if let Some(will) = &connect.will
-        && !topic::valid_name(&will.publication.topic, levels)
+        && !(topic::valid_name(&will.publication.topic, levels)
+            && will.publication.topic.len() <= state.config.limits.max_topic_length)
     {
         return Err(rejected(
             wire,
@@ -168,12 +204,12 @@ async fn admit(
     let text = |(name, value): (ByteString, ByteString)| (name.to_string(), value.to_string());
     let mut client = Client {
         id: client_id,
-        peer: origin.address,
+        peer: stranger.address,
         v5: wire.is_v5(),
         username: connect.username.take().map(|name| name.to_string()),
         password: connect.password.take(),
-        encrypted: origin.encrypted,
-        certificates: origin.certificates,
+        encrypted: stranger.encrypted,
+        certificates: stranger.certificates,
         user_properties: std::mem::take(&mut connect.user_properties)
             .into_iter()
             .map(text)
@@ -308,6 +344,8 @@ impl Admitted {
             timer: timer(patience),
             will,
             replays: std::collections::VecDeque::new(),
+            congestion: None,
+            published: Used::default(),
             socket_first: false,
         }
     }

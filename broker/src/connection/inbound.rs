@@ -7,7 +7,7 @@ use rmqtt_codec::{
 
 use super::{Connection, Exit, socket::Stream};
 use crate::{
-    Action, Decision,
+    Action, Decision, RefusedPublish,
     message::Publication,
     router::RouterError,
     state::Verdict,
@@ -64,7 +64,10 @@ impl<S: Stream> Connection<S> {
         if let Some(properties) = &publish.properties {
             check(properties)?;
         }
-        if !topic::valid_name(&publish.topic, self.state.config.max_topic_levels) {
+        let config = &self.state.config;
+        if !topic::valid_name(&publish.topic, config.max_topic_levels)
+            || publish.topic.len() > config.limits.max_topic_length
+        {
             return Err(Exit::Violation(DisconnectReasonCode::TopicNameInvalid));
         }
         let (qos, id) = (publish.qos, publish.packet_id);
@@ -92,6 +95,10 @@ impl<S: Stream> Connection<S> {
             };
         if !taken {
             self.state.metrics.drop_message("refused");
+            let told = self.wire.is_v5() && id.is_some();
+            if !told && self.state.config.limits.refused_publish == RefusedPublish::Disconnect {
+                return Err(Exit::Violation(DisconnectReasonCode::NotAuthorized));
+            }
         }
         let reason = if taken {
             PublishAckReason::Success

@@ -32,6 +32,8 @@ pub(crate) struct Socket<S> {
     stream: S,
     pub(crate) input: BytesMut,
     pub(crate) output: BytesMut,
+    /// Bytes of output the stream has taken so far.
+    pub(crate) written: u64,
     /// Something was written that the stream may still hold back, as TLS does.
     unflushed: bool,
 }
@@ -42,6 +44,7 @@ impl<S: Stream> Socket<S> {
             stream,
             input: BytesMut::new(),
             output: BytesMut::new(),
+            written: 0,
             unflushed: false,
         }
     }
@@ -68,6 +71,7 @@ impl<S: Stream> Socket<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.output.advance(written);
+            self.written += written as u64;
             self.unflushed = true;
         }
         if self.unflushed {

@@ -44,7 +44,10 @@ impl<S: Stream> Connection<S> {
         if filter.starts_with("$share/") {
             return Err(SubscribeAckReason::SharedSubscriptionNotSupported);
         }
-        if !topic::valid_filter(filter, self.state.config.max_topic_levels) {
+        let config = &self.state.config;
+        if !topic::valid_filter(filter, config.max_topic_levels)
+            || filter.len() > config.limits.max_topic_length
+        {
             return Err(SubscribeAckReason::TopicFilterInvalid);
         }
         let subscriptions = &self.session.subscriptions;

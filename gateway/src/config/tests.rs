@@ -183,7 +183,19 @@ fn every_limit_of_the_broker_is_a_key() {
         max_retained_messages = 12
         max_retained_bytes = 13
         max_log_bytes = 14
-        linger = "15s""#,
+        linger = "15s"
+        [mqtt.limits]
+        handshake_timeout = "16s"
+        max_handshakes = 17
+        max_connections_per_address = 18
+        max_connect_rate = 19
+        max_connect_rate_per_address = 20
+        exempt_loopback = false
+        max_lag = "21s"
+        write_timeout = "22s"
+        max_topic_length = 323
+        max_message_rate = 24
+        refused_publish = "disconnect""#,
     )
     .unwrap();
     let expected = broker::Config {
@@ -203,7 +215,19 @@ fn every_limit_of_the_broker_is_a_key() {
         max_retained_bytes: 13,
         max_log_bytes: 14,
         linger: Duration::from_secs(15),
-        ..broker::Config::default()
+        limits: broker::Limits {
+            handshake_timeout: Duration::from_secs(16),
+            max_handshakes: 17,
+            max_connections_per_address: 18,
+            max_connect_rate: 19,
+            max_connect_rate_per_address: 20,
+            exempt_loopback: false,
+            max_lag: Duration::from_secs(21),
+            write_timeout: Duration::from_secs(22),
+            max_topic_length: 323,
+            max_message_rate: 24,
+            refused_publish: broker::RefusedPublish::Disconnect,
+        },
     };
     assert_eq!(format!("{:?}", config.broker()), format!("{expected:?}"));
 }
@@ -297,6 +321,10 @@ fn the_check_names_the_key() {
     assert_eq!(
         key(&|c| c.mqtt.max_topic_levels = 2),
         Err("mqtt.max_topic_levels")
+    );
+    assert_eq!(
+        key(&|c| c.mqtt.limits.max_handshakes = 0),
+        Err("mqtt.limits.max_handshakes")
     );
     assert_eq!(
         key(&|c| c.registrar.status_pause = Duration::ZERO),

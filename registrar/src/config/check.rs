@@ -144,6 +144,9 @@ impl Config {
                 allowed: "at least 1 ms and at most 366 days",
             });
         }
+        if let Err((key, allowed)) = self.mqtt.limits.check() {
+            return Err(CheckError::Figure { key, allowed });
+        }
         if self.mqtt.max_topic_levels < TOPIC_LEVELS {
             return Err(CheckError::Figure {
                 key: "mqtt.max_topic_levels",

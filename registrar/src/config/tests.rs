@@ -234,6 +234,37 @@ fn the_limits_of_the_broker_are_keys() {
     assert_eq!(figures, (1024, 2, 3, 4));
     let figures = (broker.max_topic_levels, broker.max_stored_sessions, broker.linger);
     assert_eq!(figures, (5, 6, Duration::from_millis(7)));
+    let limits = r#"[mqtt.limits]
+        handshake_timeout = "16s"
+        max_handshakes = 17
+        max_connections_per_address = 18
+        max_connect_rate = 19
+        max_connect_rate_per_address = 20
+        exempt_loopback = false
+        max_lag = "21s"
+        write_timeout = "22s"
+        max_topic_length = 323
+        max_message_rate = 24
+        refused_publish = "disconnect""#;
+    let expected = broker::Limits {
+        handshake_timeout: Duration::from_secs(16),
+        max_handshakes: 17,
+        max_connections_per_address: 18,
+        max_connect_rate: 19,
+        max_connect_rate_per_address: 20,
+        exempt_loopback: false,
+        max_lag: Duration::from_secs(21),
+        write_timeout: Duration::from_secs(22),
+        max_topic_length: 323,
+        max_message_rate: 24,
+        refused_publish: broker::RefusedPublish::Disconnect,
+    };
+    assert_eq!(load(limits).unwrap().config().broker().limits, expected);
+    let wrong = load("[mqtt.limits]\nwrite_timeout = \"0s\"\n").unwrap().config();
+    assert_eq!(
+        wrong.check().unwrap_err().to_string(),
+        "mqtt.limits.write_timeout: must be at least 1 ms and at most a day"
+    );
     let flat = load("[mqtt]\nmax_topic_levels = 2\n").unwrap().config();
     assert!(
         flat.check()
