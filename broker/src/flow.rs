@@ -115,7 +115,7 @@ mod tests {
             publication,
             qos: QoS::ExactlyOnce,
             retain: false,
-            subscription: None,
+            subscriptions: Vec::new(),
         }
     }
 

@@ -246,7 +246,7 @@ mod tests {
             publication: Arc::new(publication),
             qos,
             retain: false,
-            subscription: None,
+            subscriptions: Vec::new(),
         }
     }
 

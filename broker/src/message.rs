@@ -32,13 +32,14 @@ pub(crate) struct Properties {
     pub(crate) expires: Option<Instant>,
 }
 
-/// One copy of a message for one subscription of one session.
+/// One copy of a message on its way to one session.
 #[derive(Clone, Debug)]
 pub(crate) struct Delivery {
     pub(crate) publication: Arc<Publication>,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
-    pub(crate) subscription: Option<NonZeroU32>,
+    /// The identifiers of the subscriptions that match.
+    pub(crate) subscriptions: Vec<NonZeroU32>,
 }
 
 /// What a client asked for with a subscription.
@@ -58,29 +59,43 @@ pub(crate) struct Will {
 }
 
 impl Options {
-    /// The live copy of a message for this subscription of this session, unless it is the session's own and unwanted.
-    pub(crate) fn live(&self, session: u64, publication: &Arc<Publication>) -> Option<Delivery> {
-        let own = self.no_local && publication.publisher == session;
-        (!own).then(|| Delivery {
-            publication: Arc::clone(publication),
-            qos: self.qos.min(publication.qos),
-            retain: self.retain_as_published && publication.retain,
-            subscription: self.id,
-        })
-    }
-
     /// The copy of a retained message for this subscription, which is new.
     pub(crate) fn retained(&self, publication: Arc<Publication>) -> Delivery {
         Delivery {
             qos: self.qos.min(publication.qos),
             publication,
             retain: true,
-            subscription: self.id,
+            subscriptions: self.id.into_iter().collect(),
         }
     }
 }
 
 impl Delivery {
+    /// The one copy of a live message for a session whose subscriptions with these options match it: at the best of their
+    /// QoS, with all their identifiers. None when it is the session's own message and none of them wants that.
+    pub(crate) fn live<'a>(
+        session: u64,
+        publication: &Arc<Publication>,
+        matching: impl IntoIterator<Item = &'a Options>,
+    ) -> Option<Self> {
+        let own = publication.publisher == session;
+        let mut wanting = matching.into_iter().filter(|options| !(own && options.no_local));
+        let first = wanting.next()?;
+        let copy = |qos: QoS| qos.min(publication.qos);
+        let mut delivery = Self {
+            publication: Arc::clone(publication),
+            qos: copy(first.qos),
+            retain: first.retain_as_published && publication.retain,
+            subscriptions: first.id.into_iter().collect(),
+        };
+        for options in wanting {
+            delivery.qos = delivery.qos.max(copy(options.qos));
+            delivery.retain |= options.retain_as_published && publication.retain;
+            delivery.subscriptions.extend(options.id);
+        }
+        Some(delivery)
+    }
+
     /// What it counts against a queue's limit in bytes.
     pub(crate) fn size(&self) -> usize {
         self.publication.size()

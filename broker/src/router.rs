@@ -1,6 +1,7 @@
 //! The rumqttd side: application topics. Nothing outside this module names rumqttd.
 
 mod envelope;
+mod filters;
 mod link;
 
 use std::{
@@ -20,12 +21,7 @@ use tokio::time::Instant;
 
 pub(crate) use link::Link;
 
-use crate::{
-    Config,
-    mailbox::Mailbox,
-    message::{Options, Publication},
-    metrics::Metrics,
-};
+use crate::{Config, mailbox::Mailbox, message::Publication, metrics::Metrics};
 
 /// Events that may wait in the router's channel before senders wait their turn. It holds 1,000 and blocks a whole
 /// thread when full, so this leaves room for every thread that looked at the same moment.
@@ -67,6 +63,7 @@ pub(crate) struct Router {
     /// Names of links are used again, as the router remembers every name it ever saw.
     names: Mutex<Vec<u64>>,
     next_name: AtomicU64,
+    next_stamp: AtomicU64,
 }
 
 type Ends = (LinkTx, LinkRx);
@@ -140,6 +137,7 @@ impl Router {
             running: Mutex::new(None),
             names: Mutex::default(),
             next_name: AtomicU64::new(0),
+            next_stamp: AtomicU64::new(0),
         }
     }
 
@@ -211,13 +209,4 @@ impl Router {
     fn give_name(&self, name: u64) {
         self.names.lock().push(name);
     }
-}
-
-/// What a link knows of one of its filters.
-#[derive(Clone, Debug)]
-struct Subscribed {
-    filter: Arc<str>,
-    options: Options,
-    /// The log position of the next message, once one has come.
-    expected: Option<u64>,
 }

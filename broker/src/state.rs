@@ -125,26 +125,36 @@ impl State {
 
     /// Shows a control-plane or `$SYS` message to everyone whose subscriptions match.
     pub(crate) fn show(&self, publication: Publication) {
-        let publication = Arc::new(publication);
-        self.index.matching(&publication.topic, |subscriber| {
-            if let Some(delivery) = subscriber.options.live(subscriber.mailbox.number, &publication) {
-                self.deliver(&subscriber.mailbox, delivery);
-            }
-        });
+        self.each_copy(publication, |mailbox, delivery| self.deliver(mailbox, delivery));
     }
 
     /// The same, but what is for the given session is returned, to be written without a detour.
-    pub(crate) fn show_except(&self, publication: Publication, session: u64) -> Vec<Delivery> {
-        let publication = Arc::new(publication);
-        let mut own = Vec::new();
-        self.index.matching(&publication.topic, |subscriber| {
-            match subscriber.options.live(subscriber.mailbox.number, &publication) {
-                Some(delivery) if subscriber.mailbox.number == session => own.push(delivery),
-                Some(delivery) => self.deliver(&subscriber.mailbox, delivery),
-                None => {}
+    pub(crate) fn show_except(&self, publication: Publication, session: u64) -> Option<Delivery> {
+        let mut own = None;
+        self.each_copy(publication, |mailbox, delivery| {
+            if mailbox.number == session {
+                own = Some(delivery);
+            } else {
+                self.deliver(mailbox, delivery);
             }
         });
         own
+    }
+
+    /// Calls `each` with one copy of the message for every session that is to get it.
+    fn each_copy(&self, publication: Publication, mut each: impl FnMut(&Mailbox, Delivery)) {
+        let publication = Arc::new(publication);
+        let mut matching = Vec::new();
+        self.index
+            .matching(&publication.topic, |subscriber| matching.push(subscriber.clone()));
+        matching.sort_by_key(|subscriber| subscriber.mailbox.number);
+        for subscribers in matching.chunk_by(|one, other| one.mailbox.number == other.mailbox.number) {
+            let mailbox = &subscribers[0].mailbox;
+            let options = subscribers.iter().map(|subscriber| &subscriber.options);
+            if let Some(delivery) = Delivery::live(mailbox.number, &publication, options) {
+                each(mailbox, delivery);
+            }
+        }
     }
 
     /// Puts a message into a mailbox; what does not fit is counted.

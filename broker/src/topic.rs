@@ -130,11 +130,38 @@ pub fn covers(pattern: &str, filter: &str) -> bool {
     levels.next().is_none()
 }
 
+/// Whether some topic name may match both of two valid filters. It says so of a few more, which begin with `$` and a
+/// wildcard.
+pub(crate) fn overlap(one: &str, other: &str) -> bool {
+    let (mut ones, mut others) = (one.split('/'), other.split('/'));
+    loop {
+        match (ones.next(), others.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (Some(one), Some(other)) if one == "+" || other == "+" || one == other => {}
+            _ => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn filters_overlap_where_one_topic_can_match_both() {
+        for (one, other, expected) in [
+            ("a/#", "a", true),
+            ("a/+", "+/b", true),
+            ("a/+", "a/b/c", false),
+            ("a/b", "a/c", false),
+            ("#", "x/y", true),
+            ("a", "a/b", false),
+        ] {
+            assert_eq!(overlap(one, other), expected, "{one} {other}");
+        }
+    }
 
     #[test]
     fn the_examples_of_the_standard() {
@@ -266,6 +293,15 @@ mod tests {
                     .all(|name| matches(name, &pattern));
             }
             prop_assert_eq!(covers(&pattern, &filter), covered, "{} {}", pattern, filter);
+        }
+
+        #[test]
+        fn filters_that_match_one_topic_overlap(name in "[ab](/[ab]?){0,3}", one in "[ab+](/[ab+]?){0,3}(/#)?", other in "[ab+](/[ab+]?){0,3}(/#)?") {
+            prop_assume!(valid_filter(&one, 9) && valid_filter(&other, 9));
+            if matches(&name, &one) && matches(&name, &other) {
+                prop_assert!(overlap(&one, &other) && overlap(&other, &one));
+            }
+            prop_assert_eq!(overlap(&one, &other), overlap(&other, &one));
         }
 
         #[test]

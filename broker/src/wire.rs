@@ -268,11 +268,11 @@ fn v3_return_code(reason: &SubscribeAckReason) -> v3::SubscribeReturnCode {
 
 fn v5_properties(delivery: &Delivery, now: Instant) -> Option<v5::PublishProperties> {
     let properties = delivery.publication.properties.as_deref();
-    if properties.is_none() && delivery.subscription.is_none() {
+    if properties.is_none() && delivery.subscriptions.is_empty() {
         return None;
     }
     let mut wire = v5::PublishProperties {
-        subscription_ids: delivery.subscription.into_iter().collect(),
+        subscription_ids: delivery.subscriptions.clone(),
         ..Default::default()
     };
     if let Some(properties) = properties {
@@ -282,8 +282,9 @@ fn v5_properties(delivery: &Delivery, now: Instant) -> Option<v5::PublishPropert
         wire.correlation_data = properties.correlation_data.clone();
         wire.user_properties = properties.user.clone();
         wire.message_expiry_interval = properties.expires.and_then(|at| {
+            // One sent again after its time is over still has to say that it has one.
             let left = at.saturating_duration_since(now).as_secs_f64().ceil();
-            NonZeroU32::new(left as u32)
+            NonZeroU32::new((left as u32).max(1))
         });
     }
     Some(wire)

@@ -143,7 +143,7 @@ impl<S: Stream> Connection<S> {
 
     /// Shows a message to all who are subscribed; what is for this client goes out with the next write.
     fn show(&mut self, publication: Publication) {
-        for delivery in self.state.show_except(publication, self.session.mailbox.number) {
+        if let Some(delivery) = self.state.show_except(publication, self.session.mailbox.number) {
             let waits = !self.window_open() || !self.session.mailbox.is_empty();
             if waits {
                 self.state.deliver(&self.session.mailbox, delivery);

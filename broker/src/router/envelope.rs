@@ -16,7 +16,7 @@ use crate::{
     message::{Properties, Publication},
 };
 
-const HEADER: usize = 1 + 8 + 8;
+const HEADER: usize = 1 + 8 + 8 + 8;
 const UTF8: u8 = 1 << 2;
 const RETAIN: u8 = 1 << 3;
 const CORRELATED: u8 = 1 << 4;
@@ -33,8 +33,9 @@ fn leave(topic: Bytes) -> Option<ByteString> {
     ByteString::try_from(topic.slice(2.min(topic.len())..)).ok()
 }
 
-/// Puts a message into the router's terms; `epoch` is the moment expiries are counted from.
-pub(super) fn wrap(publication: Publication, epoch: Instant) -> (Publish, PublishProperties) {
+/// Puts a message into the router's terms; `epoch` is the moment expiries are counted from, `stamp` tells the message from
+/// every other, as each filter that matches has a copy.
+pub(super) fn wrap(publication: Publication, stamp: u64, epoch: Instant) -> (Publish, PublishProperties) {
     let properties = publication
         .properties
         .map(|properties| *properties)
@@ -53,6 +54,7 @@ pub(super) fn wrap(publication: Publication, epoch: Instant) -> (Publish, Publis
         0
     };
     header.put_u8(flags);
+    header.put_u64(stamp);
     header.put_u64(publication.publisher);
     header.put_u64(expires);
     header.put_slice(correlation);
@@ -70,17 +72,18 @@ pub(super) fn wrap(publication: Publication, epoch: Instant) -> (Publish, Publis
     )
 }
 
-/// The message again; none for what [`wrap`] did not make.
+/// The message again and its stamp; none for what [`wrap`] did not make.
 pub(super) fn unwrap(
     publish: Publish,
     properties: Option<PublishProperties>,
     epoch: Instant,
-) -> Option<Publication> {
+) -> Option<(u64, Publication)> {
     let properties = properties?;
     let mut header = properties
         .correlation_data
         .filter(|header| header.len() >= HEADER)?;
     let flags = header.get_u8();
+    let stamp = header.get_u64();
     let publisher = header.get_u64();
     let expires = header.get_u64();
     let text = |(name, value): (String, String)| (ByteString::from(name), ByteString::from(value));
@@ -92,7 +95,7 @@ pub(super) fn unwrap(
         user: properties.user_properties.into_iter().map(text).collect(),
         expires: (expires != NEVER).then(|| epoch + Duration::from_millis(expires)),
     };
-    Some(Publication {
+    let publication = Publication {
         topic: leave(publish.topic)?,
         payload: publish.payload,
         qos: match flags & 0b11 {
@@ -103,7 +106,8 @@ pub(super) fn unwrap(
         retain: flags & RETAIN != 0,
         publisher,
         properties: (properties != Properties::default()).then(|| Box::new(properties)),
-    })
+    };
+    Some((stamp, publication))
 }
 
 #[cfg(test)]
@@ -144,12 +148,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_enters_leaves_unchanged(publication in publications(Instant::now())) {
+        fn what_enters_leaves_unchanged(publication in publications(Instant::now()), stamp: u64) {
             // Expiries are generated from a moment a little later than this one is read; a millisecond grid hides it.
             let epoch = publication.expires().unwrap_or_else(Instant::now) - Duration::from_millis(77);
-            let (publish, properties) = wrap(publication.clone(), epoch);
+            let (publish, properties) = wrap(publication.clone(), stamp, epoch);
             prop_assert!(publish.topic[0].is_ascii() && !publish.retain);
-            let back = unwrap(publish, Some(properties), epoch).expect("it was wrapped here");
+            let (same, back) = unwrap(publish, Some(properties), epoch).expect("it was wrapped here");
+            prop_assert_eq!(same, stamp);
             prop_assert_eq!(format!("{back:?}"), format!("{publication:?}"));
         }
     }

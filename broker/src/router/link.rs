@@ -1,9 +1,6 @@
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -17,15 +14,12 @@ use rumqttd::{
 };
 use tokio::task::JoinHandle;
 
-use super::{Ends, Router, RouterError, Running, Subscribed, envelope};
+use super::{Ends, Router, RouterError, Running, envelope, filters::Filters};
 use crate::{
     mailbox::{End, Mailbox, Pushed},
     message::{Delivery, Options, Publication},
     metrics::Metrics,
 };
-
-/// Filters by the subscription identifier they have inside the router.
-type Filters = Arc<Mutex<HashMap<usize, Subscribed>>>;
 
 /// One session's link to the router; dropping it disconnects it there.
 pub(crate) struct Link {
@@ -33,8 +27,7 @@ pub(crate) struct Link {
     running: Running,
     name: u64,
     tx: Option<LinkTx>,
-    filters: Filters,
-    next_filter: usize,
+    filters: Arc<Mutex<Filters>>,
     pump: Option<JoinHandle<()>>,
     /// The pump has told the router that it is ready for more, at least once.
     readied: Arc<AtomicBool>,
@@ -49,7 +42,7 @@ impl Link {
         mailbox: Arc<Mailbox>,
     ) -> Self {
         let (tx, rx) = ends;
-        let filters = Filters::default();
+        let filters = Arc::<Mutex<Filters>>::default();
         let readied = Arc::<AtomicBool>::default();
         let pump = Pump {
             rx,
@@ -67,7 +60,6 @@ impl Link {
             name,
             tx: Some(tx),
             filters,
-            next_filter: 1,
             pump,
             readied,
         }
@@ -80,31 +72,16 @@ impl Link {
 
     /// Hands a message to the router.
     pub(crate) async fn publish(&mut self, publication: Publication) -> Result<(), RouterError> {
-        let (publish, properties) = envelope::wrap(publication, self.router.epoch);
+        let stamp = self.router.next_stamp.fetch_add(1, Ordering::Relaxed);
+        let (publish, properties) = envelope::wrap(publication, stamp, self.router.epoch);
         self.send(Packet::Publish(publish, Some(properties))).await
     }
 
     /// Subscribes, or gives an existing subscription new options.
     pub(crate) async fn subscribe(&mut self, filter: &Arc<str>, options: Options) -> Result<(), RouterError> {
-        let known = self
-            .filters
-            .lock()
-            .values_mut()
-            .find(|known| known.filter == *filter)
-            .map(|known| {
-                known.options = options;
-            });
-        if known.is_some() {
+        let Some(id) = self.filters.lock().subscribe(filter, options) else {
             return Ok(());
-        }
-        let id = self.next_filter;
-        self.next_filter += 1;
-        let subscribed = Subscribed {
-            filter: Arc::clone(filter),
-            options,
-            expected: None,
         };
-        self.filters.lock().insert(id, subscribed);
         let filter = Filter {
             path: envelope::enter(filter),
             qos: QoS::AtMostOnce,
@@ -128,7 +105,7 @@ impl Link {
 
     /// Unsubscribes.
     pub(crate) async fn unsubscribe(&mut self, filter: &str) -> Result<(), RouterError> {
-        self.filters.lock().retain(|_, known| *known.filter != *filter);
+        self.filters.lock().unsubscribe(filter);
         let filters = vec![envelope::enter(filter)];
         self.send(Packet::Unsubscribe(Unsubscribe { pkid: 0, filters }, None))
             .await
@@ -183,7 +160,7 @@ pub(super) async fn disconnect(router: &Router, running: &Running, tx: &mut Link
 struct Pump {
     rx: LinkRx,
     running: Running,
-    filters: Filters,
+    filters: Arc<Mutex<Filters>>,
     readied: Arc<AtomicBool>,
     mailbox: Arc<Mailbox>,
     epoch: tokio::time::Instant,
@@ -222,25 +199,16 @@ impl Pump {
 
     fn delivery(&self, forward: Forward) -> Option<Delivery> {
         let id = *forward.properties.as_ref()?.subscription_identifiers.last()?;
-        let options = self.note_position(id, forward.cursor.map(|(_, offset)| offset))?;
-        let publication = envelope::unwrap(forward.publish, forward.properties, self.epoch)?;
-        options.live(self.mailbox.number, &Arc::new(publication))
-    }
-
-    /// The options of a filter that is still subscribed to. A gap in the positions is what the router's log has lost.
-    fn note_position(&self, id: usize, position: Option<u64>) -> Option<Options> {
+        let unwrapped = envelope::unwrap(forward.publish, forward.properties, self.epoch);
         let mut filters = self.filters.lock();
-        let subscribed = filters.get_mut(&id)?;
-        if let Some(position) = position {
-            if let Some(lost) = subscribed
-                .expected
-                .and_then(|expected| position.checked_sub(expected))
-                && lost > 0
-            {
+        if let Some((_, position)) = forward.cursor {
+            // A gap in the positions is what the router's log has lost.
+            let lost = filters.lost(id, position);
+            if lost > 0 {
                 self.metrics.drop_messages("router_log_full", lost);
             }
-            subscribed.expected = Some(position + 1);
         }
-        Some(subscribed.options)
+        let (stamp, publication) = unwrapped?;
+        filters.delivery(id, stamp, self.mailbox.number, &Arc::new(publication))
     }
 }
