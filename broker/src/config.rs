@@ -59,6 +59,17 @@ pub struct Config {
     pub max_retained_bytes: usize,
     /// Bytes of application messages the router keeps for each filter, for subscribers that lag; the oldest go first.
     pub max_log_bytes: usize,
+    /// Groups of shared subscriptions, each with a link to the router of about 30 KB; one more is answered with 0x97
+    /// (3.1.1: 0x80).
+    pub max_shared_groups: usize,
+    /// Topic aliases of one connection, each way.
+    pub max_topic_aliases: u16,
+    /// The longest keep-alive of an MQTT 5 client, in seconds: one that asks for more, or for none, is told to keep this one.
+    pub max_keep_alive: Option<u16>,
+    /// Filters that may not be subscribed to, whoever asks, nor any within them: SUBACK 0x80.
+    pub refused_filters: Vec<String>,
+    /// What an MQTT 5 client that asks for Response Information is told; `${id}` in it is its client id.
+    pub response_information: Option<String>,
     /// How long a refused or disconnected client is given to read why, before its connection is closed.
     pub linger: Duration,
     /// What strangers, and clients that ask too much, are held to.
@@ -83,6 +94,11 @@ impl Default for Config {
             max_retained_messages: 100_000,
             max_retained_bytes: 64 * 1024 * 1024,
             max_log_bytes: 8 * 1024 * 1024,
+            max_shared_groups: 1_000,
+            max_topic_aliases: 10,
+            max_keep_alive: None,
+            refused_filters: Vec::new(),
+            response_information: None,
             linger: Duration::from_millis(500),
             limits: Limits::default(),
         }

@@ -1,5 +1,6 @@
 //! One client's connection, from CONNECT to its departure, as one task.
 
+mod aliases;
 mod farewell;
 mod handshake;
 mod inbound;
@@ -42,6 +43,7 @@ use crate::{
         frame::{self, Frame, HeaderError, Phase},
     },
 };
+use aliases::Aliases;
 use outbound::Replay;
 use socket::{Socket, Stream};
 
@@ -126,12 +128,18 @@ struct Connection<S> {
     heard: Instant,
     timer: Pin<Box<Sleep>>,
     will: Option<Box<Will>>,
+    /// Topic aliases, once there is one.
+    aliases: Option<Box<Aliases>>,
+    /// Topic aliases that may be told to the client.
+    max_aliases: u16,
     /// Retained messages that are still to be sent.
     replays: VecDeque<Replay>,
     /// Set while output waits for the client to read it.
     congestion: Option<Box<Congestion>>,
     /// What it has used of the rate of its messages.
     published: Used,
+    /// Whether others had their turn since input came.
+    gave_way: bool,
     /// Whether the socket is looked at before the mailbox, so neither starves the other.
     socket_first: bool,
 }
@@ -170,6 +178,9 @@ enum Event {
 impl<S: Stream> Connection<S> {
     async fn run(&mut self) -> Exit {
         self.state.hook.connected(&self.peer.client);
+        if let Some(flow) = &mut self.session.flow {
+            flow.resume();
+        }
         self.send_again();
         // A client need not wait for its CONNACK to say more (MQTT 5, section 3.1.4).
         let mut event = Event::Input;
@@ -198,7 +209,7 @@ impl<S: Stream> Connection<S> {
             return Poll::Ready(Event::Exit(exit));
         }
         let writable = self.socket.output.len() < OUTPUT_FULL;
-        if writable && self.can_replay() {
+        if writable && (self.can_send_again() || self.can_replay()) {
             return Poll::Ready(Event::Mail);
         }
         self.socket_first = !self.socket_first;
@@ -276,6 +287,7 @@ impl<S: Stream> Connection<S> {
     async fn consume(&mut self) -> Result<(), Exit> {
         let max_size = self.state.config.max_packet_size;
         let mut heard = false;
+        self.gave_way = false;
         while let Frame::Whole(_) = frame::next(&self.socket.input, Phase::Connected, max_size)? {
             let packet = self.wire.decode(&mut self.socket.input).inspect_err(|failure| {
                 if *failure == DecodeFailure::Panicked {
@@ -332,11 +344,12 @@ impl<S: Stream> Connection<S> {
         .inspect(|_| self.heard = Instant::now())
     }
 
+    /// Whether the client takes one more delivery of QoS 1 or 2.
     fn window_open(&self) -> bool {
         self.session
             .flow
             .as_ref()
-            .is_none_or(|flow| flow.outgoing() < self.window)
+            .is_none_or(|flow| !flow.has_again() && flow.sent() < self.window)
     }
 }
 

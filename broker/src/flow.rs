@@ -12,6 +12,8 @@ use crate::message::Delivery;
 pub(crate) struct Flow {
     last_id: u16,
     outgoing: VecDeque<Outgoing>,
+    /// How many of them, from the first, were sent on the client's present connection; the others are to be sent again.
+    sent: usize,
     /// QoS 2 messages received and not yet released.
     received: HashSet<NonZeroU16>,
 }
@@ -32,11 +34,16 @@ pub(crate) enum Again {
 
 impl Flow {
     /// How many are on their way to the client.
-    pub(crate) fn outgoing(&self) -> usize {
-        self.outgoing.len()
+    pub(crate) fn sent(&self) -> usize {
+        self.sent
     }
 
-    /// Begins a delivery. There are always fewer under way than there are ids.
+    /// Whether some are to be sent again.
+    pub(crate) fn has_again(&self) -> bool {
+        self.sent < self.outgoing.len()
+    }
+
+    /// Begins a delivery, when none is to be sent again. There are always fewer under way than there are ids.
     pub(crate) fn begin(&mut self, delivery: Delivery) -> NonZeroU16 {
         loop {
             self.last_id = self.last_id.wrapping_add(1);
@@ -48,6 +55,7 @@ impl Flow {
                     id,
                     delivery: Some(delivery),
                 });
+                self.sent += 1;
                 return id;
             }
         }
@@ -55,8 +63,28 @@ impl Flow {
 
     /// PUBACK or PUBCOMP, or a delivery given up: it is over. False when there was none.
     pub(crate) fn finish(&mut self, id: NonZeroU16) -> bool {
-        let at = self.outgoing.iter().position(|outgoing| outgoing.id == id);
-        at.and_then(|at| self.outgoing.remove(at)).is_some()
+        let Some(at) = self.outgoing.iter().position(|outgoing| outgoing.id == id) else {
+            return false;
+        };
+        self.outgoing.remove(at);
+        self.sent -= usize::from(at < self.sent);
+        true
+    }
+
+    /// Gives up the chosen deliveries, of those the client has not said it has.
+    pub(crate) fn give_up(&mut self, chosen: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        let open: Vec<_> = self
+            .outgoing
+            .iter()
+            .filter(|outgoing| outgoing.delivery.as_ref().is_some_and(&chosen))
+            .map(|outgoing| (outgoing.id, outgoing.delivery.clone()))
+            .collect();
+        open.into_iter()
+            .filter_map(|(id, delivery)| {
+                self.finish(id);
+                delivery
+            })
+            .collect()
     }
 
     /// PUBREC: the message is there, its release is open. False when there was none.
@@ -70,13 +98,20 @@ impl Flow {
         }
     }
 
-    /// Everything under way to the client, in its order.
-    pub(crate) fn again(&self) -> Vec<(NonZeroU16, Again)> {
-        let again = |outgoing: &Outgoing| match &outgoing.delivery {
-            Some(delivery) => (outgoing.id, Again::Publish(delivery.clone())),
-            None => (outgoing.id, Again::Release),
+    /// The client is back, on a new connection: everything is to be sent again.
+    pub(crate) fn resume(&mut self) {
+        self.sent = 0;
+    }
+
+    /// The next one to be sent again, in their order.
+    pub(crate) fn again(&mut self) -> Option<(NonZeroU16, Again)> {
+        let outgoing = self.outgoing.get(self.sent)?;
+        self.sent += 1;
+        let what = match &outgoing.delivery {
+            Some(delivery) => Again::Publish(delivery.clone()),
+            None => Again::Release,
         };
-        self.outgoing.iter().map(again).collect()
+        Some((outgoing.id, what))
     }
 
     /// A QoS 2 message came; false when it is one already received.
@@ -116,6 +151,7 @@ mod tests {
             qos: QoS::ExactlyOnce,
             retain: false,
             subscriptions: Vec::new(),
+            group: None,
         }
     }
 
@@ -141,8 +177,13 @@ mod tests {
                         prop_assert!(flow.finish(id) && !flow.finish(id) && !flow.release(id));
                     }
                 }
-                let again: Vec<_> =
-                    flow.again().into_iter().map(|(id, what)| (id, matches!(what, Again::Release))).collect();
+                prop_assert_eq!(flow.sent(), model.len());
+                flow.resume();
+                prop_assert_eq!((flow.sent(), flow.has_again()), (0, !model.is_empty()));
+                let mut again = Vec::new();
+                while let Some((id, what)) = flow.again() {
+                    again.push((id, matches!(what, Again::Release)));
+                }
                 prop_assert_eq!(&again, &model);
                 prop_assert_eq!(flow.is_idle(), model.is_empty());
             }

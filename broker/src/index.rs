@@ -3,12 +3,16 @@
 //! Control-plane and `$SYS` messages are delivered by it. Of application topics it only tells whether anybody is
 //! subscribed: one that nobody hears would cost the router a look at every filter, each time.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
 use crate::{
     mailbox::Mailbox,
@@ -40,6 +44,20 @@ pub(crate) struct Index {
     stem_count: AtomicUsize,
     taps: RwLock<Vec<Wildcard>>,
     tap_count: AtomicUsize,
+    joined: Notify,
+}
+
+/// A subscription is on its way to the router, until this is dropped.
+pub(crate) struct Joining {
+    index: Arc<Index>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        self.mailbox.joining(false);
+        self.index.joined.notify_waiters();
+    }
 }
 
 enum Place<'a> {
@@ -137,10 +155,36 @@ impl Index {
         }
     }
 
-    /// Whether anybody is subscribed to this topic.
-    pub(crate) fn has_audience(&self, name: &str) -> bool {
+    /// What this session subscribes to next is on its way to the router until the guard is dropped.
+    pub(crate) fn join(self: &Arc<Self>, mailbox: &Arc<Mailbox>) -> Joining {
+        mailbox.joining(true);
+        Joining {
+            index: Arc::clone(self),
+            mailbox: Arc::clone(mailbox),
+        }
+    }
+
+    /// Whether anybody is subscribed to this topic. Subscriptions to it that are on their way to the router are waited for, so
+    /// that nobody who subscribed before a message was sent misses it.
+    pub(crate) async fn has_audience(&self, name: &str) -> bool {
         let mut found = false;
-        self.matching(name, |_| found = true);
+        let mut joining = Vec::new();
+        self.matching(name, |subscriber| {
+            found = true;
+            if let Some(turn) = subscriber.mailbox.turn() {
+                joining.push((Arc::clone(&subscriber.mailbox), turn));
+            }
+        });
+        for (mailbox, turn) in joining {
+            loop {
+                let mut joined = pin!(self.joined.notified());
+                joined.as_mut().enable();
+                if mailbox.turn() != Some(turn) {
+                    break;
+                }
+                joined.await;
+            }
+        }
         found
     }
 

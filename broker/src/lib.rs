@@ -6,9 +6,9 @@
 //!
 //! Sessions (subscriptions, unfinished deliveries, and up to [`Config::max_queued_messages`] messages of QoS 1 and 2
 //! for a client that is away) and retained application messages live in memory, in the listener: they end with the
-//! process. A client gets one copy of a message for each of its subscriptions that match, as MQTT allows.
+//! process. A client gets one copy of a message however many of its subscriptions match.
 //!
-//! Not offered, and an MQTT 5 client is told so: shared subscriptions, topic aliases, extended authentication.
+//! Not offered: extended authentication, and shared subscriptions on the control plane.
 //!
 //! Invariant: no other crate names rumqttd, and nothing here knows what a registrar or a gateway is.
 
@@ -33,6 +33,7 @@ mod retained;
 mod router;
 mod sessions;
 mod sharded;
+mod shared;
 mod state;
 mod sys;
 mod tls;
@@ -45,4 +46,4 @@ pub use hook::{
     Action, Admission, Client, Decision, Departure, Grant, Hook, Kick, Message, Permissions, QoS, Refusal,
 };
 pub use limits::{Limits, RefusedPublish};
-pub use topic::{covers as topic_covers, matches as topic_matches};
+pub use topic::{covers as topic_covers, matches as topic_matches, valid_filter as is_topic_filter};

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    sync::atomic::{AtomicU32, Ordering},
     task::{Context, Poll, Waker},
 };
 
@@ -55,11 +56,24 @@ pub(crate) enum Pushed {
     Overflow,
 }
 
+/// What became of a message offered to a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offered {
+    /// It is queued.
+    Queued,
+    /// The queue is full.
+    Full,
+    /// No connection is there, or it is about to end.
+    Away,
+}
+
 /// The mailbox of one session; it outlives the session's connections.
 pub(crate) struct Mailbox {
     /// Names the session among all of this process.
     pub(crate) number: u64,
     limits: Limits,
+    /// Odd while a subscription of the session is on its way to the router.
+    turns: AtomicU32,
     inner: Mutex<Inner>,
 }
 
@@ -70,7 +84,7 @@ struct Inner {
     online: bool,
     end: Option<Box<End>>,
     reader: Option<Waker>,
-    writer: Option<Waker>,
+    writers: Vec<Waker>,
 }
 
 impl Mailbox {
@@ -78,11 +92,53 @@ impl Mailbox {
         Self {
             number,
             limits,
+            turns: AtomicU32::new(0),
             inner: Mutex::new(Inner {
                 online: true,
                 ..Inner::default()
             }),
         }
+    }
+
+    /// A subscription of the session starts on its way to the router, or has arrived there.
+    pub(crate) fn joining(&self, joining: bool) {
+        let turn = self.turns.fetch_add(1, Ordering::SeqCst);
+        debug_assert_eq!(turn % 2 == 0, joining, "one at a time");
+    }
+
+    /// Names the subscription that is on its way.
+    pub(crate) fn turn(&self) -> Option<u32> {
+        let turn = self.turns.load(Ordering::SeqCst);
+        (turn % 2 == 1).then_some(turn)
+    }
+
+    /// Whether a connection is there, and stays.
+    pub(crate) fn is_online(&self) -> bool {
+        self.inner.lock().takes()
+    }
+
+    /// Puts a message in if a connection is there and there is room; the task is woken when there is.
+    pub(crate) fn offer(&self, cx: &mut Context<'_>, delivery: Delivery) -> Offered {
+        let mut inner = self.inner.lock();
+        if !inner.takes() {
+            return Offered::Away;
+        }
+        if !inner.fits(delivery.size(), self.limits) {
+            inner.wait_for_room(cx);
+            return Offered::Full;
+        }
+        inner.append(delivery);
+        Offered::Queued
+    }
+
+    /// Takes the chosen messages out again.
+    pub(crate) fn give_up(&self, chosen: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        let mut inner = self.inner.lock();
+        let (given, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut inner.queue).into_iter().partition(chosen);
+        inner.queue = kept.into();
+        inner.bytes = inner.queue.iter().map(Delivery::size).sum();
+        inner.wake_writers();
+        given
     }
 
     /// Puts a message in.
@@ -116,8 +172,8 @@ impl Mailbox {
             let full = delivery
                 .as_ref()
                 .is_some_and(|delivery| !inner.fits(delivery.size(), self.limits));
-            if full && inner.online && inner.end.is_none() {
-                inner.writer = Some(cx.waker().clone());
+            if full && inner.takes() {
+                inner.wait_for_room(cx);
                 return Poll::Pending;
             }
             drop(inner);
@@ -147,7 +203,7 @@ impl Mailbox {
             inner.queue.retain(|delivery| delivery.qos > QoS::AtMostOnce);
             inner.bytes = inner.queue.iter().map(Delivery::size).sum();
         }
-        inner.wake_writer();
+        inner.wake_writers();
     }
 
     /// Whether nothing waits.
@@ -166,7 +222,7 @@ impl Mailbox {
         if inner.queue.is_empty() {
             inner.queue = VecDeque::new();
         }
-        inner.wake_writer();
+        inner.wake_writers();
         Some(delivery)
     }
 
@@ -215,10 +271,21 @@ impl Inner {
         }
     }
 
-    fn wake_writer(&mut self) {
-        if let Some(waker) = self.writer.take() {
-            waker.wake();
+    /// Whether a connection is there, and stays.
+    fn takes(&self) -> bool {
+        self.online && self.end.is_none()
+    }
+
+    fn wait_for_room(&mut self, cx: &Context<'_>) {
+        if !self.writers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.writers.push(cx.waker().clone());
         }
+    }
+
+    fn wake_writers(&mut self) {
+        std::mem::take(&mut self.writers)
+            .into_iter()
+            .for_each(Waker::wake);
     }
 }
 
@@ -247,6 +314,7 @@ mod tests {
             qos,
             retain: false,
             subscriptions: Vec::new(),
+            group: None,
         }
     }
 

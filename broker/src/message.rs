@@ -7,7 +7,7 @@ use bytestring::ByteString;
 use rmqtt_codec::{types::Publish, v5::LastWill};
 use tokio::time::Instant;
 
-use crate::{Message, QoS};
+use crate::{Message, QoS, shared::Group};
 
 /// A published message, shared by all who get it.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +40,8 @@ pub(crate) struct Delivery {
     pub(crate) retain: bool,
     /// The identifiers of the subscriptions that match.
     pub(crate) subscriptions: Vec<NonZeroU32>,
+    /// The group of which the session got it as a member.
+    pub(crate) group: Option<Arc<Group>>,
 }
 
 /// What a client asked for with a subscription.
@@ -56,6 +58,19 @@ pub(crate) struct Options {
 pub(crate) struct Will {
     pub(crate) publication: Publication,
     pub(crate) delay: Duration,
+    /// Its message expiry, in seconds, which runs from when it is published.
+    pub(crate) expiry: Option<NonZeroU32>,
+}
+
+impl Will {
+    /// The message, published now.
+    pub(crate) fn published(self) -> Publication {
+        let mut publication = self.publication;
+        if let Some(expiry) = self.expiry {
+            publication.properties.get_or_insert_default().expires = Some(deadline(expiry));
+        }
+        publication
+    }
 }
 
 impl Options {
@@ -66,6 +81,7 @@ impl Options {
             publication,
             retain: true,
             subscriptions: self.id.into_iter().collect(),
+            group: None,
         }
     }
 }
@@ -87,6 +103,7 @@ impl Delivery {
             qos: copy(first.qos),
             retain: first.retain_as_published && publication.retain,
             subscriptions: first.id.into_iter().collect(),
+            group: None,
         };
         for options in wanting {
             delivery.qos = delivery.qos.max(copy(options.qos));
@@ -198,7 +215,7 @@ impl From<LastWill> for Will {
             response_topic: will.response_topic,
             correlation_data: will.correlation_data,
             user: will.user_properties,
-            expires: will.message_expiry_interval.map(deadline),
+            expires: None,
         });
         let publication = Publication {
             topic: will.topic,
@@ -211,6 +228,7 @@ impl From<LastWill> for Will {
         Self {
             publication,
             delay: Duration::from_secs(will.will_delay_interval_sec.unwrap_or(0).into()),
+            expiry: will.message_expiry_interval,
         }
     }
 }

@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     pub(crate) accept_errors: Counter,
     pub(crate) lag: Gauge<f64, AtomicU64>,
     pub(crate) links: Gauge<i64, AtomicI64>,
+    pub(crate) shared_groups: Gauge<i64, AtomicI64>,
     pub(crate) sessions_stored: Gauge<i64, AtomicI64>,
     pub(crate) retained: Gauge<i64, AtomicI64>,
     pub(crate) retained_bytes: Gauge<i64, AtomicI64>,
@@ -49,6 +50,7 @@ impl Default for Metrics {
             accept_errors: Counter::default(),
             lag: Gauge::default(),
             links: Gauge::default(),
+            shared_groups: Gauge::default(),
             sessions_stored: Gauge::default(),
             retained: Gauge::default(),
             retained_bytes: Gauge::default(),
@@ -102,6 +104,11 @@ impl Metrics {
             self.lag.clone(),
         );
         broker.register("links", "Links to the router", self.links.clone());
+        broker.register(
+            "shared_groups",
+            "Groups of shared subscriptions",
+            self.shared_groups.clone(),
+        );
         broker.register(
             "sessions_stored",
             "Sessions that wait for their client",

@@ -21,7 +21,13 @@ use tokio::time::Instant;
 
 pub(crate) use link::Link;
 
-use crate::{Config, mailbox::Mailbox, message::Publication, metrics::Metrics};
+use crate::{
+    Config,
+    mailbox::{End, Limits, Mailbox, Pushed},
+    message::{Delivery, Publication},
+    metrics::Metrics,
+    shared::Group,
+};
 
 /// Events that may wait in the router's channel before senders wait their turn. It holds 1,000 and blocks a whole
 /// thread when full, so this leaves room for every thread that looked at the same moment.
@@ -64,6 +70,39 @@ pub(crate) struct Router {
     names: Mutex<Vec<u64>>,
     next_name: AtomicU64,
     next_stamp: AtomicU64,
+}
+
+/// Whom a link's messages are for.
+#[derive(Clone)]
+pub(crate) enum Reader {
+    Session(Arc<Mailbox>),
+    Group(Arc<Group>),
+}
+
+impl Reader {
+    /// The number of the session, or of the group.
+    fn number(&self) -> u64 {
+        match self {
+            Self::Session(mailbox) => mailbox.number,
+            Self::Group(group) => group.number(),
+        }
+    }
+
+    /// Hands over a message, once there is room for it.
+    async fn push(&self, delivery: Delivery) -> Pushed {
+        match self {
+            Self::Session(mailbox) => mailbox.push_when_room(delivery).await,
+            Self::Group(group) => group.hand_out(&delivery.publication).await,
+        }
+    }
+
+    /// The link is lost.
+    fn end(&self) {
+        match self {
+            Self::Session(mailbox) => mailbox.end(End::LinkLost),
+            Self::Group(group) => group.lose(),
+        }
+    }
 }
 
 type Ends = (LinkTx, LinkRx);
@@ -126,7 +165,10 @@ impl Router {
         Self {
             config: RouterConfig {
                 // Stored sessions keep their links, and wills may need one of their own for a moment.
-                max_connections: config.max_connections + config.max_stored_sessions + CROWDED,
+                max_connections: config.max_connections
+                    + config.max_stored_sessions
+                    + config.max_shared_groups
+                    + CROWDED,
                 max_outgoing_packet_count: BATCH,
                 max_segment_size: (config.max_log_bytes / LOG_PARTS).max(MIN_PART),
                 max_segment_count: LOG_PARTS,
@@ -141,8 +183,8 @@ impl Router {
         }
     }
 
-    /// Opens a link whose messages go into this mailbox.
-    pub(crate) async fn open(self: &Arc<Self>, mailbox: &Arc<Mailbox>) -> Result<Link, RouterError> {
+    /// Opens a link whose messages are for this reader.
+    pub(crate) async fn open(self: &Arc<Self>, reader: Reader) -> Result<Link, RouterError> {
         let name = self.take_name();
         let (running, (tx, rx)) = match self.connect(name).await {
             Ok(opened) => opened,
@@ -152,23 +194,20 @@ impl Router {
             }
         };
         self.metrics.links.inc();
-        Ok(Link::start(
-            Arc::clone(self),
-            running,
-            name,
-            (tx, rx),
-            Arc::clone(mailbox),
-        ))
+        Ok(Link::start(Arc::clone(self), running, name, (tx, rx), reader))
     }
 
     /// Publishes one message for someone who has no link.
     pub(crate) async fn publish(self: &Arc<Self>, publication: Publication) -> Result<(), RouterError> {
-        let limits = crate::mailbox::Limits {
+        let limits = Limits {
             messages: 0,
             bytes: 0,
         };
         let nobody = Arc::new(Mailbox::new(publication.publisher, limits));
-        self.open(&nobody).await?.publish(publication).await
+        self.open(Reader::Session(nobody))
+            .await?
+            .publish(publication)
+            .await
     }
 
     async fn connect(&self, name: u64) -> Result<(Running, Ends), RouterError> {

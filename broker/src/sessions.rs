@@ -10,13 +10,14 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    Client,
+    Client, QoS,
     flow::Flow,
-    index::{Index, Subscriber},
+    index::{Index, Joining, Subscriber},
     mailbox::Mailbox,
-    message::{Options, Will},
+    message::{Delivery, Options, Will},
     metrics::Metrics,
     router::Link,
+    shared::{self, Group, Share},
 };
 
 /// The expiry of a session that never ends by itself.
@@ -28,17 +29,22 @@ pub(crate) struct Session {
     pub(crate) subscriptions: Vec<(Arc<str>, Options)>,
     pub(crate) link: Option<Box<Link>>,
     pub(crate) flow: Option<Box<Flow>>,
+    /// Its places in groups of shared subscriptions.
+    pub(crate) shares: Vec<Share>,
     index: Arc<Index>,
+    metrics: Arc<Metrics>,
 }
 
 impl Session {
-    pub(crate) fn new(mailbox: Mailbox, index: Arc<Index>) -> Self {
+    pub(crate) fn new(mailbox: Mailbox, index: Arc<Index>, metrics: Arc<Metrics>) -> Self {
         Self {
             mailbox: Arc::new(mailbox),
             subscriptions: Vec::new(),
             link: None,
             flow: None,
+            shares: Vec::new(),
             index,
+            metrics,
         }
     }
 
@@ -69,17 +75,41 @@ impl Session {
         );
     }
 
+    /// Publishers of what it subscribes to next wait until the guard is dropped, when the router knows of it.
+    pub(crate) fn join(&self) -> Joining {
+        self.index.join(&self.mailbox)
+    }
+
     /// Removes a subscription; false when there is none.
     pub(crate) fn unsubscribe(&mut self, filter: &str) -> bool {
         let before = self.subscriptions.len();
         self.subscriptions.retain(|(known, _)| **known != *filter);
+        self.shares.retain(|share| share.name() != filter);
         self.index.remove(filter, self.mailbox.number);
         self.subscriptions.len() < before
     }
 
     /// Whether everything that belongs to it still works.
     pub(crate) fn is_whole(&self) -> bool {
-        self.link.as_ref().is_none_or(|link| !link.is_lost())
+        let links = self.link.as_ref().is_none_or(|link| !link.is_lost());
+        links && !self.shares.iter().any(Share::is_lost)
+    }
+
+    /// The client is away: what it has not acknowledged of its groups' messages goes to members that are there.
+    pub(crate) fn hand_on(&mut self) {
+        let session = self.mailbox.number;
+        self.give_away(|group| group.has_other(session));
+    }
+
+    /// Gives away what came from the chosen groups, less what the client may have of QoS 2.
+    fn give_away(&mut self, chosen: impl Fn(&Group) -> bool) {
+        let given = |delivery: &Delivery| delivery.group.as_deref().is_some_and(&chosen);
+        let mut left = Vec::new();
+        if let Some(flow) = &mut self.flow {
+            left = flow.give_up(|delivery| delivery.qos == QoS::AtLeastOnce && given(delivery));
+        }
+        left.extend(self.mailbox.give_up(given));
+        shared::hand_on(left, Arc::clone(&self.metrics));
     }
 
     /// The deliveries of QoS 1 and 2 under way.
@@ -93,6 +123,8 @@ impl Drop for Session {
         for (filter, _) in &self.subscriptions {
             self.index.remove(filter, self.mailbox.number);
         }
+        self.shares.clear();
+        self.give_away(|_| true);
     }
 }
 
@@ -139,12 +171,13 @@ impl Sessions {
     pub(crate) fn put(
         &self,
         client_id: &str,
-        session: Session,
+        mut session: Session,
         expiry: u32,
         will: Option<PendingWill>,
         now: Instant,
     ) -> Vec<PendingWill> {
         session.mailbox.set_online(false);
+        session.hand_on();
         let expires = (expiry != FOREVER).then(|| now + Duration::from_secs(expiry.into()));
         let mut store = self.store.lock();
         let mut gone = Vec::new();
@@ -246,7 +279,11 @@ mod tests {
                 messages: 9,
                 bytes: 9999,
             };
-            let mut session = Session::new(Mailbox::new(self.next, limits), Arc::clone(&self.index));
+            let mut session = Session::new(
+                Mailbox::new(self.next, limits),
+                Arc::clone(&self.index),
+                Arc::default(),
+            );
             self.next += 1;
             let filter = Arc::from(format!("ctrl/{id}"));
             session.subscribe(&filter, Options::default());
@@ -283,6 +320,7 @@ mod tests {
             will: Will {
                 publication,
                 delay: Duration::ZERO,
+                expiry: None,
             },
             due,
         }

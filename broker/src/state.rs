@@ -27,6 +27,7 @@ use crate::{
     retained::Retained,
     router::Router,
     sessions::{PendingWill, Session, Sessions},
+    shared::Groups,
     topic::{Plane, plane},
 };
 
@@ -40,6 +41,7 @@ pub(crate) struct State {
     pub(crate) retained: Retained,
     pub(crate) sessions: Sessions,
     pub(crate) router: Arc<Router>,
+    pub(crate) groups: Arc<Groups>,
     pub(crate) started: Instant,
     /// Cancelled when the broker stops to accept.
     pub(crate) closing: CancellationToken,
@@ -71,13 +73,22 @@ pub(crate) enum Verdict {
 impl State {
     pub(crate) fn new(config: Config, hook: Arc<dyn Hook>) -> Self {
         let metrics = Arc::new(Metrics::default());
+        let index = Arc::<Index>::default();
+        let router = Arc::new(Router::new(&config, Arc::clone(&metrics)));
+        let groups = Groups::new(
+            config.max_shared_groups,
+            Arc::clone(&router),
+            Arc::clone(&index),
+            Arc::clone(&metrics),
+        );
         Self {
             hook,
             registry: Registry::default(),
-            index: Arc::default(),
+            index,
             retained: Retained::new(&config),
             sessions: Sessions::new(config.max_stored_sessions, Arc::clone(&metrics)),
-            router: Arc::new(Router::new(&config, Arc::clone(&metrics))),
+            router,
+            groups: Arc::new(groups),
             metrics,
             started: Instant::now(),
             closing: CancellationToken::new(),
@@ -120,6 +131,7 @@ impl State {
         Session::new(
             Mailbox::new(number, Limits::from(&self.config)),
             Arc::clone(&self.index),
+            Arc::clone(&self.metrics),
         )
     }
 
@@ -167,7 +179,7 @@ impl State {
 
     /// Publishes the last will of a client that is gone.
     pub(crate) async fn publish_will(&self, client: &Client, will: Will) {
-        let publication = will.publication;
+        let publication = will.published();
         match plane(&publication.topic) {
             Plane::Control => {
                 let mut decision = self.hook.publish(client, &publication.message());
@@ -193,7 +205,7 @@ impl State {
                 if publication.retain {
                     self.retained.put(&publication, &self.metrics);
                 }
-                if self.index.has_audience(&publication.topic)
+                if self.index.has_audience(&publication.topic).await
                     && let Err(error) = self.router.publish(publication).await
                 {
                     tracing::warn!(client = client.id, %error, "a last will is lost");

@@ -63,8 +63,8 @@ pub(crate) fn valid_name(name: &str, max_levels: usize) -> bool {
     !name.is_empty() && !has_wildcard(name) && !name.contains('\0') && levels_within(name, max_levels)
 }
 
-/// Whether a filter may be subscribed to.
-pub(crate) fn valid_filter(filter: &str, max_levels: usize) -> bool {
+/// Whether a filter is valid and has at most so many levels.
+pub fn valid_filter(filter: &str, max_levels: usize) -> bool {
     if filter.is_empty() || filter.contains('\0') || !levels_within(filter, max_levels) {
         return false;
     }
@@ -101,12 +101,22 @@ pub fn matches(name: &str, filter: &str) -> bool {
     levels.next().is_none()
 }
 
+/// What a shared subscription begins with; a group's name and a filter follow.
+pub(crate) const SHARE: &str = "$share/";
+
 /// The filter behind the `$share/<group>/` of a shared subscription; any other filter as it is.
 pub(crate) fn unshared(filter: &str) -> &str {
     filter
-        .strip_prefix("$share/")
+        .strip_prefix(SHARE)
         .and_then(|rest| rest.split_once('/'))
         .map_or(filter, |(_, filter)| filter)
+}
+
+/// The filter behind the prefix of a valid name of a group; none for anything else.
+pub(crate) fn shared(filter: &str, max_levels: usize) -> Option<&str> {
+    let (group, filter) = filter.strip_prefix(SHARE)?.split_once('/')?;
+    let valid = !group.is_empty() && !has_wildcard(group) && !group.contains('\0');
+    (valid && valid_filter(filter, max_levels)).then_some(filter)
 }
 
 /// Whether a valid pattern covers a valid filter: every topic that `filter` matches is matched by `pattern`.
@@ -215,6 +225,23 @@ mod tests {
             ("data/#", "data/#"),
         ] {
             assert_eq!(unshared(filter), expected);
+        }
+    }
+
+    #[test]
+    fn a_shared_subscription_has_a_group_and_a_filter() {
+        for (filter, expected) in [
+            ("$share/g/data/#", Some("data/#")),
+            ("$share/g//", Some("/")),
+            ("$share//x", None),
+            ("$share/g", None),
+            ("$share/g/", None),
+            ("$share/+/x", None),
+            ("$share/g#/x", None),
+            ("$share/g/a#", None),
+            ("data/#", None),
+        ] {
+            assert_eq!(shared(filter, 9), expected, "{filter}");
         }
     }
 

@@ -58,6 +58,26 @@ pub(crate) struct Subscribe {
     pub(crate) filters: Vec<(ByteString, v5::SubscriptionOptions)>,
 }
 
+/// What a PUBLISH to a client says besides its message.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outgoing {
+    pub(crate) id: Option<NonZeroU16>,
+    pub(crate) dup: bool,
+    pub(crate) alias: Alias,
+}
+
+/// How a PUBLISH to a client names its topic.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Alias {
+    /// By its name.
+    #[default]
+    None,
+    /// By its name, which has this alias from now on.
+    New(NonZeroU16),
+    /// By its alias.
+    Known(NonZeroU16),
+}
+
 /// Why a packet does not decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DecodeFailure {
@@ -104,17 +124,16 @@ impl Wire {
         &mut self,
         output: &mut BytesMut,
         delivery: &Delivery,
-        id: Option<NonZeroU16>,
-        dup: bool,
+        outgoing: Outgoing,
         now: Instant,
     ) -> Result<(), EncodeError> {
         let message = &delivery.publication;
         let mut publish = Publish {
-            dup,
+            dup: outgoing.dup,
             retain: delivery.retain,
             qos: delivery.qos.into(),
             topic: message.topic.clone(),
-            packet_id: id,
+            packet_id: outgoing.id,
             payload: message.payload.clone(),
             properties: None,
         };
@@ -122,6 +141,16 @@ impl Wire {
             Self::V3(codec) => codec.encode(v3::Packet::Publish(Box::new(publish)), output),
             Self::V5(codec) => {
                 publish.properties = v5_properties(delivery, now);
+                match outgoing.alias {
+                    Alias::None => {}
+                    Alias::New(alias) => {
+                        publish.properties.get_or_insert_default().topic_alias = Some(alias);
+                    }
+                    Alias::Known(alias) => {
+                        publish.properties.get_or_insert_default().topic_alias = Some(alias);
+                        publish.topic = ByteString::new();
+                    }
+                }
                 codec.encode(v5::Packet::Publish(Box::new(publish)), output)
             }
         }
@@ -180,6 +209,7 @@ impl Wire {
         output: &mut BytesMut,
         packet_id: NonZeroU16,
         status: Vec<SubscribeAckReason>,
+        reason: Option<&'static str>,
     ) {
         let v3 = v3::Packet::SubscribeAck {
             packet_id,
@@ -188,7 +218,7 @@ impl Wire {
         let v5 = v5::SubscribeAck {
             packet_id,
             properties: Vec::new(),
-            reason_string: None,
+            reason_string: reason.map(ByteString::from_static),
             status,
         };
         self.put(output, v3, || v5::Packet::SubscribeAck(v5));

@@ -120,6 +120,18 @@ pub struct Mqtt {
     pub max_retained_bytes: usize,
     /// Bytes of application messages kept for each filter.
     pub max_log_bytes: usize,
+    /// Groups of shared subscriptions.
+    pub max_shared_groups: usize,
+    /// Topic aliases of one connection, each way.
+    pub max_topic_aliases: u16,
+    /// The longest keep-alive of an MQTT 5 client; left out, it is the client's own.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub max_keep_alive: Option<Duration>,
+    /// Filters that may not be subscribed to.
+    pub refused_filters: Vec<String>,
+    /// What a client that asks for Response Information is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_information: Option<String>,
     /// How long a refused or disconnected client is given to read why.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
@@ -273,6 +285,11 @@ impl Default for Mqtt {
             max_retained_messages: broker.max_retained_messages,
             max_retained_bytes: broker.max_retained_bytes,
             max_log_bytes: broker.max_log_bytes,
+            max_shared_groups: broker.max_shared_groups,
+            max_topic_aliases: broker.max_topic_aliases,
+            max_keep_alive: None,
+            refused_filters: broker.refused_filters,
+            response_information: broker.response_information,
             linger: broker.linger,
             limits: broker.limits,
         }
@@ -427,6 +444,19 @@ impl Config {
             let problem = format!("is at least {NOTICE_LEVELS}, so that notices are within it");
             return wrong("mqtt.max_topic_levels", &problem);
         }
+        if self
+            .mqtt
+            .max_keep_alive
+            .is_some_and(|limit| limit < second || limit > second * u32::from(u16::MAX))
+        {
+            return wrong("mqtt.max_keep_alive", "is between 1s and 65535s, or left out");
+        }
+        for filter in &self.mqtt.refused_filters {
+            if !broker::is_topic_filter(filter, self.mqtt.max_topic_levels) {
+                let problem = format!("{filter:?} is no topic filter");
+                return wrong("mqtt.refused_filters", &problem);
+            }
+        }
         for (key, value) in [
             ("mqtt.max_connections", self.mqtt.max_connections),
             ("mqtt.max_subscriptions", self.mqtt.max_subscriptions),
@@ -556,6 +586,14 @@ impl Config {
             max_retained_messages: self.mqtt.max_retained_messages,
             max_retained_bytes: self.mqtt.max_retained_bytes,
             max_log_bytes: self.mqtt.max_log_bytes,
+            max_shared_groups: self.mqtt.max_shared_groups,
+            max_topic_aliases: self.mqtt.max_topic_aliases,
+            max_keep_alive: self
+                .mqtt
+                .max_keep_alive
+                .and_then(|limit| u16::try_from(limit.as_secs()).ok()),
+            refused_filters: self.mqtt.refused_filters.clone(),
+            response_information: self.mqtt.response_information.clone(),
             linger: self.mqtt.linger,
             limits: self.mqtt.limits.clone(),
         }

@@ -23,7 +23,7 @@ use crate::{
     topic,
     wire::{
         Wire,
-        connect::{self, Connect, ConnectError, Rejection},
+        connect::{self, Connect, ConnectError, Rejection, Welcome},
         frame::{self, Frame, HeaderError, Phase},
     },
 };
@@ -315,11 +315,22 @@ impl Admitted {
             session_present,
         } = self;
         let config = &state.config;
-        wire.accept(&mut socket.output, session_present, assigned, config);
+        let imposed = config
+            .max_keep_alive
+            .filter(|most| wire.is_v5() && (connect.keep_alive == 0 || connect.keep_alive > *most));
+        let response = config.response_information.as_ref();
+        let response = response.filter(|_| connect.wants_response_information);
+        let welcome = Welcome {
+            session_present,
+            assigned,
+            keep_alive: imposed,
+            response_information: response.map(|text| text.replace("${id}", &peer.client.id).into()),
+        };
+        wire.accept(&mut socket.output, welcome, config);
         state.metrics.sent.inc();
         state.metrics.connects.inc();
         state.metrics.connections.inc();
-        let patience = match connect.keep_alive {
+        let patience = match imposed.unwrap_or(connect.keep_alive) {
             0 => config.idle_timeout,
             seconds => Duration::from_millis(u64::from(seconds) * 1500),
         };
@@ -343,9 +354,12 @@ impl Admitted {
             heard: Instant::now(),
             timer: timer(patience),
             will,
+            aliases: None,
+            max_aliases: connect.topic_aliases.min(config.max_topic_aliases),
             replays: std::collections::VecDeque::new(),
             congestion: None,
             published: Used::default(),
+            gave_way: false,
             socket_first: false,
         }
     }

@@ -1,5 +1,8 @@
 //! What a connected client says.
 
+use std::{num::NonZeroU16, sync::Arc};
+
+use bytestring::ByteString;
 use rmqtt_codec::{
     types::{self, Publish},
     v5::{DisconnectReasonCode, PublishAckReason, PublishProperties},
@@ -9,7 +12,7 @@ use super::{Connection, Exit, socket::Stream};
 use crate::{
     Action, Decision, RefusedPublish,
     message::Publication,
-    router::RouterError,
+    router::{Reader, RouterError},
     state::Verdict,
     topic::{self, Plane},
     wire::Packet,
@@ -60,9 +63,11 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    async fn publish(&mut self, publish: Box<Publish>) -> Result<(), Exit> {
-        if let Some(properties) = &publish.properties {
+    async fn publish(&mut self, mut publish: Box<Publish>) -> Result<(), Exit> {
+        if let Some(properties) = &mut publish.properties {
             check(properties)?;
+            let alias = properties.topic_alias.take();
+            self.resolve(&mut publish.topic, alias)?;
         }
         let config = &self.state.config;
         if !topic::valid_name(&publish.topic, config.max_topic_levels)
@@ -120,6 +125,23 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
+    /// Puts the topic in the place of its alias, and learns a new one.
+    fn resolve(&mut self, topic: &mut ByteString, alias: Option<NonZeroU16>) -> Result<(), Exit> {
+        match (alias, topic.is_empty()) {
+            (None, false) => {}
+            (None, true) => return Err(Exit::Violation(DisconnectReasonCode::ProtocolError)),
+            (Some(alias), _) if alias.get() > self.state.config.max_topic_aliases => {
+                return Err(Exit::Violation(DisconnectReasonCode::TopicAliasInvalid));
+            }
+            (Some(alias), false) => self.aliases.get_or_insert_default().learn(alias, topic),
+            (Some(alias), true) => {
+                let known = self.aliases.as_ref().and_then(|aliases| aliases.topic(alias));
+                *topic = known.ok_or(Exit::Violation(DisconnectReasonCode::ProtocolError))?;
+            }
+        }
+        Ok(())
+    }
+
     async fn publish_control(&mut self, publication: Publication) -> Result<bool, Exit> {
         let mut decision = self.state.hook.publish(&self.peer.client, &publication.message());
         let verdict = loop {
@@ -154,10 +176,16 @@ impl<S: Stream> Connection<S> {
     }
 
     async fn publish_application(&mut self, publication: Publication) -> Result<bool, Exit> {
+        if !self.gave_way {
+            // Of tasks that are ready at one time, the runtime may run last the one whose input came first: whoever
+            // subscribed before this was published is to hear it.
+            self.gave_way = true;
+            tokio::task::yield_now().await;
+        }
         if publication.retain {
             self.state.retained.put(&publication, &self.state.metrics);
         }
-        if !self.state.index.has_audience(&publication.topic) {
+        if !self.state.index.has_audience(&publication.topic).await {
             return Ok(true);
         }
         self.open_link().await?;
@@ -173,7 +201,8 @@ impl<S: Stream> Connection<S> {
     /// Makes sure there is a link to the router.
     pub(super) async fn open_link(&mut self) -> Result<(), Exit> {
         if self.session.link.is_none() {
-            let opened = self.state.router.open(&self.session.mailbox).await;
+            let reader = Reader::Session(Arc::clone(&self.session.mailbox));
+            let opened = self.state.router.open(reader).await;
             self.session.link = Some(Box::new(opened.map_err(|error| self.router_failed(&error))?));
         }
         Ok(())
@@ -189,9 +218,7 @@ impl<S: Stream> Connection<S> {
 /// Checks what the codec lets pass.
 fn check(properties: &PublishProperties) -> Result<(), Exit> {
     let response = properties.response_topic.as_deref();
-    if properties.topic_alias.is_some() {
-        Err(Exit::Violation(DisconnectReasonCode::TopicAliasInvalid))
-    } else if !properties.subscription_ids.is_empty() || response.is_some_and(topic::has_wildcard) {
+    if !properties.subscription_ids.is_empty() || response.is_some_and(topic::has_wildcard) {
         Err(Exit::Violation(DisconnectReasonCode::ProtocolError))
     } else {
         Ok(())

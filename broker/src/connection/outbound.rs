@@ -12,6 +12,7 @@ use crate::{
     message::{Delivery, Options, Publication},
     sys,
     topic::Plane,
+    wire::{Alias, Outgoing},
 };
 
 /// Retained messages of one subscription on their way: the next ones come after a topic.
@@ -39,9 +40,16 @@ impl<S: Stream> Connection<S> {
         !self.replays.is_empty() && self.window_open()
     }
 
-    /// Moves messages into the output until it is full or nothing can go: retained ones first, so that a later live one
-    /// is never followed by its own past.
+    /// Whether something is to be sent again and can go.
+    pub(super) fn can_send_again(&self) -> bool {
+        let flow = self.session.flow.as_ref();
+        flow.is_some_and(|flow| flow.has_again() && flow.sent() < self.window)
+    }
+
+    /// Moves messages into the output until it is full or nothing can go: first those sent again, then retained ones, so that
+    /// a later live one is never followed by its own past.
     pub(super) fn fill(&mut self) {
+        self.send_again();
         while self.can_replay() && self.socket.output.len() < OUTPUT_FULL {
             self.replay();
         }
@@ -115,8 +123,24 @@ impl<S: Stream> Connection<S> {
     }
 
     fn write(&mut self, delivery: &Delivery, id: Option<NonZeroU16>, dup: bool, now: Instant) -> bool {
-        match self.wire.publish(&mut self.socket.output, delivery, id, dup, now) {
+        let topic = &delivery.publication.topic;
+        let mut alias = self.alias(topic);
+        let mut encode = |alias| {
+            let outgoing = Outgoing { id, dup, alias };
+            self.wire
+                .publish(&mut self.socket.output, delivery, outgoing, now)
+        };
+        let mut encoded = encode(alias);
+        if let (Alias::New(_), Err(EncodeError::OverMaxPacketSize { .. })) = (alias, &encoded) {
+            // It may fit without.
+            alias = Alias::None;
+            encoded = encode(alias);
+        }
+        match encoded {
             Ok(()) => {
+                if let Alias::New(alias) = alias {
+                    self.aliases.get_or_insert_default().told(topic, alias);
+                }
                 self.state.metrics.sent.inc();
                 true
             }
@@ -133,6 +157,22 @@ impl<S: Stream> Connection<S> {
         }
     }
 
+    /// How the client is told this topic.
+    fn alias(&self, topic: &str) -> Alias {
+        if self.max_aliases == 0 {
+            return Alias::None;
+        }
+        let aliases = self.aliases.as_deref();
+        if let Some(known) = aliases.and_then(|aliases| aliases.known(topic)) {
+            return Alias::Known(known);
+        }
+        let next = match aliases {
+            Some(aliases) => aliases.next(self.max_aliases),
+            None => Some(NonZeroU16::MIN),
+        };
+        next.map_or(Alias::None, Alias::New)
+    }
+
     /// A delivery is over.
     pub(super) fn finished(&mut self, id: NonZeroU16) {
         if let Some(flow) = &mut self.session.flow {
@@ -146,16 +186,13 @@ impl<S: Stream> Connection<S> {
         self.session.flow.take_if(|flow| flow.is_idle());
     }
 
-    /// Sends again what was under way when the session's last connection was lost.
+    /// Sends again what was under way when the session's last connection was lost, as far as the client takes it.
     pub(super) fn send_again(&mut self) {
-        let again = self
-            .session
-            .flow
-            .as_ref()
-            .map(|flow| flow.again())
-            .unwrap_or_default();
         let now = Instant::now();
-        for (id, what) in again {
+        while self.can_send_again() && self.socket.output.len() < OUTPUT_FULL {
+            let Some((id, what)) = self.session.flow().again() else {
+                break;
+            };
             match what {
                 Again::Publish(delivery) => {
                     if !self.write(&delivery, Some(id), true, now) {

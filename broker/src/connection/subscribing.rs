@@ -3,66 +3,93 @@
 use std::{num::NonZeroU16, sync::Arc};
 
 use bytestring::ByteString;
-use rmqtt_codec::v5::{RetainHandling, SubscribeAckReason, SubscriptionOptions, UnsubscribeAckReason};
+use rmqtt_codec::v5::{
+    DisconnectReasonCode, RetainHandling, SubscribeAckReason, SubscriptionOptions, UnsubscribeAckReason,
+};
 
 use super::{Connection, Exit, outbound::Replay, socket::Stream};
 use crate::{
     Action, QoS,
     message::Options,
-    topic::{self, Plane, planes},
+    topic::{self, Plane, SHARE, planes},
     wire::Subscribe,
 };
 
 impl<S: Stream> Connection<S> {
     pub(super) async fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Exit> {
         let mut status = Vec::with_capacity(subscribe.filters.len());
+        let mut refusal = None;
         for (filter, wanted) in subscribe.filters {
-            let reason = match self.check(&filter) {
-                Ok(()) => {
-                    let options = Options {
-                        qos: wanted.qos.into(),
-                        no_local: wanted.no_local,
-                        retain_as_published: wanted.retain_as_published,
-                        id: subscribe.subscription,
-                    };
-                    self.add(&filter, options, wanted).await?;
-                    granted(options.qos)
-                }
-                Err(reason) => {
-                    self.state.metrics.refuse(cause(reason));
-                    reason
-                }
+            let shared = filter.starts_with(SHARE);
+            if shared && wanted.no_local {
+                // The standard's own verdict.
+                return Err(Exit::Violation(DisconnectReasonCode::ProtocolError));
+            }
+            let options = Options {
+                qos: wanted.qos.into(),
+                no_local: wanted.no_local,
+                retain_as_published: wanted.retain_as_published,
+                id: subscribe.subscription,
             };
+            let reason = match self.check(&filter) {
+                Ok(()) if shared => self.share(&filter, options).await?,
+                Ok(()) => self.add(&filter, options, wanted).await?,
+                Err(reason) => reason,
+            };
+            if let Some((cause, text)) = explained(reason) {
+                self.state.metrics.refuse(cause);
+                refusal.get_or_insert(text);
+            }
             status.push(reason);
         }
-        self.wire.suback(&mut self.socket.output, subscribe.id, status);
+        self.wire
+            .suback(&mut self.socket.output, subscribe.id, status, refusal);
         self.state.metrics.sent.inc();
         Ok(())
     }
 
     fn check(&self, filter: &str) -> Result<(), SubscribeAckReason> {
-        if filter.starts_with("$share/") {
-            return Err(SubscribeAckReason::SharedSubscriptionNotSupported);
-        }
         let config = &self.state.config;
-        if !topic::valid_filter(filter, config.max_topic_levels)
-            || filter.len() > config.limits.max_topic_length
-        {
+        if filter.len() > config.limits.max_topic_length {
             return Err(SubscribeAckReason::TopicFilterInvalid);
         }
+        let plain = if filter.starts_with(SHARE) {
+            let plain = topic::shared(filter, config.max_topic_levels);
+            plain.ok_or(SubscribeAckReason::TopicFilterInvalid)?
+        } else if topic::valid_filter(filter, config.max_topic_levels) {
+            filter
+        } else {
+            return Err(SubscribeAckReason::TopicFilterInvalid);
+        };
         let subscriptions = &self.session.subscriptions;
-        let full = subscriptions.len() >= self.state.config.max_subscriptions;
+        let full = subscriptions.len() >= config.max_subscriptions;
         if full && !subscriptions.iter().any(|(known, _)| **known == *filter) {
             return Err(SubscribeAckReason::QuotaExceeded);
         }
-        let action = Action::Subscribe(topic::unshared(filter));
+        if config
+            .refused_filters
+            .iter()
+            .any(|refused| topic::covers(refused, plain))
+        {
+            return Err(SubscribeAckReason::UnspecifiedError);
+        }
+        let action = Action::Subscribe(plain);
         if !self.permissions.allow(&self.peer.client, action) {
             return Err(SubscribeAckReason::NotAuthorized);
+        }
+        // Who is to hear the control plane is not a matter of whose turn it is.
+        if plain.len() < filter.len() && planes(plain) != [Plane::Application] {
+            return Err(SubscribeAckReason::SharedSubscriptionNotSupported);
         }
         Ok(())
     }
 
-    async fn add(&mut self, filter: &str, options: Options, wanted: SubscriptionOptions) -> Result<(), Exit> {
+    async fn add(
+        &mut self,
+        filter: &str,
+        options: Options,
+        wanted: SubscriptionOptions,
+    ) -> Result<SubscribeAckReason, Exit> {
         let filter: Arc<str> = filter.into();
         let new = self.session.subscribe(&filter, options);
         let replay = match wanted.retain_handling {
@@ -70,6 +97,9 @@ impl<S: Stream> Connection<S> {
             RetainHandling::AtSubscribeNew => new,
             RetainHandling::NoAtSubscribe => false,
         };
+        let joining = planes(&filter)
+            .contains(&Plane::Application)
+            .then(|| self.session.join());
         self.session.listen(&filter, options);
         for plane in planes(&filter) {
             if *plane == Plane::Application {
@@ -84,14 +114,37 @@ impl<S: Stream> Connection<S> {
                     .push_back(Replay::new(Arc::clone(&filter), *plane, options));
             }
         }
-        Ok(())
+        drop(joining);
+        Ok(granted(options.qos))
+    }
+
+    /// Makes the session a member of a group. Of retained messages, a group gets none.
+    async fn share(&mut self, name: &str, options: Options) -> Result<SubscribeAckReason, Exit> {
+        if let Some(known) = self.session.shares.iter().find(|share| share.name() == name) {
+            known.change(options);
+            return Ok(granted(options.qos));
+        }
+        let name: Arc<str> = name.into();
+        let groups = &self.state.groups;
+        let Some(share) = groups.join(&name, topic::unshared(&name), &self.session.mailbox, options) else {
+            return Ok(SubscribeAckReason::QuotaExceeded);
+        };
+        share.open().await.map_err(|error| self.router_failed(&error))?;
+        self.session.shares.push(share);
+        self.session.subscribe(&name, options);
+        Ok(granted(options.qos))
     }
 
     pub(super) async fn unsubscribe(&mut self, id: NonZeroU16, filters: Vec<ByteString>) -> Result<(), Exit> {
         let mut status = Vec::with_capacity(filters.len());
         for filter in filters {
             if !self.session.unsubscribe(&filter) {
-                status.push(UnsubscribeAckReason::NoSubscriptionExisted);
+                let valid = topic::valid_filter(&filter, self.state.config.max_topic_levels);
+                status.push(if valid {
+                    UnsubscribeAckReason::NoSubscriptionExisted
+                } else {
+                    UnsubscribeAckReason::TopicFilterInvalid
+                });
                 continue;
             }
             self.replays.retain(|replay| *replay.filter != *filter);
@@ -117,11 +170,21 @@ fn granted(qos: QoS) -> SubscribeAckReason {
     }
 }
 
-fn cause(reason: SubscribeAckReason) -> &'static str {
+/// The metric's name for a refusal, and what a client is told about it.
+fn explained(reason: SubscribeAckReason) -> Option<(&'static str, &'static str)> {
     match reason {
-        SubscribeAckReason::SharedSubscriptionNotSupported => "shared_subscription",
-        SubscribeAckReason::QuotaExceeded => "subscriptions",
-        SubscribeAckReason::NotAuthorized => "not_authorized",
-        _ => "filter",
+        SubscribeAckReason::GrantedQos0
+        | SubscribeAckReason::GrantedQos1
+        | SubscribeAckReason::GrantedQos2 => None,
+        SubscribeAckReason::SharedSubscriptionNotSupported => Some((
+            "shared_subscription",
+            "shared subscriptions are for application topics only",
+        )),
+        SubscribeAckReason::QuotaExceeded => Some(("subscriptions", "too many subscriptions")),
+        SubscribeAckReason::NotAuthorized => Some(("not_authorized", "not authorized")),
+        SubscribeAckReason::UnspecifiedError => {
+            Some(("refused_filter", "this filter may not be subscribed to"))
+        }
+        _ => Some(("filter", "this is no valid filter")),
     }
 }

@@ -14,14 +14,14 @@ use rumqttd::{
 };
 use tokio::task::JoinHandle;
 
-use super::{Ends, Router, RouterError, Running, envelope, filters::Filters};
+use super::{Ends, Reader, Router, RouterError, Running, envelope, filters::Filters};
 use crate::{
-    mailbox::{End, Mailbox, Pushed},
+    mailbox::Pushed,
     message::{Delivery, Options, Publication},
     metrics::Metrics,
 };
 
-/// One session's link to the router; dropping it disconnects it there.
+/// The link of a session, or of a group, to the router; dropping it disconnects it there.
 pub(crate) struct Link {
     router: Arc<Router>,
     running: Running,
@@ -39,7 +39,7 @@ impl Link {
         running: Running,
         name: u64,
         ends: Ends,
-        mailbox: Arc<Mailbox>,
+        reader: Reader,
     ) -> Self {
         let (tx, rx) = ends;
         let filters = Arc::<Mutex<Filters>>::default();
@@ -49,7 +49,7 @@ impl Link {
             running: running.clone(),
             filters: Arc::clone(&filters),
             readied: Arc::clone(&readied),
-            mailbox,
+            reader,
             epoch: router.epoch,
             metrics: Arc::clone(&router.metrics),
         };
@@ -156,13 +156,13 @@ pub(super) async fn disconnect(router: &Router, running: &Running, tx: &mut Link
     }
 }
 
-/// Carries what the router has for a link into its session's mailbox.
+/// Carries what the router has for a link to its reader.
 struct Pump {
     rx: LinkRx,
     running: Running,
     filters: Arc<Mutex<Filters>>,
     readied: Arc<AtomicBool>,
-    mailbox: Arc<Mailbox>,
+    reader: Reader,
     epoch: tokio::time::Instant,
     metrics: Arc<Metrics>,
 }
@@ -184,14 +184,14 @@ impl Pump {
                 Err(_) => break,
             }
         }
-        self.mailbox.end(End::LinkLost);
+        self.reader.end();
     }
 
     async fn forward(&mut self, forward: Forward) {
         let Some(delivery) = self.delivery(forward) else {
             return;
         };
-        match self.mailbox.push_when_room(delivery).await {
+        match self.reader.push(delivery).await {
             Pushed::Queued | Pushed::Absent => {}
             Pushed::Dropped | Pushed::Overflow => self.metrics.drop_message("queue_full"),
         }
@@ -209,6 +209,6 @@ impl Pump {
             }
         }
         let (stamp, publication) = unwrapped?;
-        filters.delivery(id, stamp, self.mailbox.number, &Arc::new(publication))
+        filters.delivery(id, stamp, self.reader.number(), &Arc::new(publication))
     }
 }

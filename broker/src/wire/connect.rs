@@ -30,12 +30,26 @@ pub(crate) struct Connect {
     /// How long the session outlives the connection, in seconds; `u32::MAX` is for ever.
     pub(crate) expiry: u32,
     pub(crate) receive_max: u16,
+    /// Topic aliases the client takes.
+    pub(crate) topic_aliases: u16,
+    pub(crate) wants_response_information: bool,
     pub(crate) will: Option<Will>,
     pub(crate) username: Option<ByteString>,
     pub(crate) password: Option<Bytes>,
     pub(crate) user_properties: Vec<(ByteString, ByteString)>,
     /// The client wants an extended authentication, which there is none of.
     pub(crate) extended_authentication: bool,
+}
+
+/// What a client that is let in is told.
+#[derive(Debug, Default)]
+pub(crate) struct Welcome {
+    pub(crate) session_present: bool,
+    /// The id it is given.
+    pub(crate) assigned: Option<ByteString>,
+    /// The keep-alive, in seconds, in place of the one it asked for.
+    pub(crate) keep_alive: Option<u16>,
+    pub(crate) response_information: Option<ByteString>,
 }
 
 /// How a refused CONNECT is answered, in both versions.
@@ -161,6 +175,8 @@ fn decode_v3(codec: &mut v3::Codec, input: &mut BytesMut) -> Result<Option<Conne
         keep_alive: connect.keep_alive,
         expiry: if connect.clean_session { 0 } else { u32::MAX },
         receive_max: u16::MAX,
+        topic_aliases: 0,
+        wants_response_information: false,
         will: connect.last_will.map(|will| Will {
             publication: Publication {
                 topic: will.topic,
@@ -170,6 +186,7 @@ fn decode_v3(codec: &mut v3::Codec, input: &mut BytesMut) -> Result<Option<Conne
                 ..Publication::default()
             },
             delay: Duration::ZERO,
+            expiry: None,
         }),
         username: connect.username,
         password: connect.password,
@@ -193,19 +210,39 @@ fn decode_v5(codec: &mut v5::Codec, input: &mut BytesMut) -> Result<Option<Conne
     let Some((v5::Packet::Connect(connect), _)) = decoded else {
         return Ok(None);
     };
-    codec.set_max_outbound_size(connect.max_packet_size.map_or(0, |size| size.get()));
+    codec.set_max_outbound_size(
+        connect
+            .max_packet_size
+            .map_or(0, |size| outbound_size(size.get())),
+    );
     Ok(Some(Connect {
         client_id: connect.client_id,
         clean: connect.clean_start,
         keep_alive: connect.keep_alive,
         expiry: connect.session_expiry_interval_secs,
         receive_max: connect.receive_max.map_or(u16::MAX, NonZeroU16::get),
+        topic_aliases: connect.topic_alias_max,
+        wants_response_information: connect.request_response_info,
         will: connect.last_will.map(Will::from),
         username: connect.username,
         password: connect.password,
         user_properties: connect.user_properties,
         extended_authentication: connect.auth_method.is_some(),
     }))
+}
+
+/// What makes the codec keep to a client's maximum packet size. It takes the longest header off it, whatever the packet's
+/// header is.
+fn outbound_size(max: u32) -> u32 {
+    const LONGEST: u32 = 5;
+    let header = match max {
+        0..=129 => 2,
+        130..=16_386 => 3,
+        16_387..=2_097_155 => 4,
+        _ => LONGEST,
+    };
+    // 0 would mean that there is no limit.
+    max.saturating_sub(header).max(1).saturating_add(LONGEST)
 }
 
 fn set_clean_start(packet: &mut BytesMut) {
@@ -238,25 +275,20 @@ impl Wire {
     }
 
     /// Lets the client in; MQTT 5 is told what this broker does and tolerates.
-    pub(crate) fn accept(
-        &mut self,
-        output: &mut BytesMut,
-        session_present: bool,
-        assigned: Option<ByteString>,
-        config: &Config,
-    ) {
+    pub(crate) fn accept(&mut self, output: &mut BytesMut, welcome: Welcome, config: &Config) {
         let v3 = v3::ConnectAck {
             return_code: V3Reason::ConnectionAccepted,
-            session_present,
+            session_present: welcome.session_present,
         };
         let v5 = || {
             v5::Packet::ConnectAck(Box::new(v5::ConnectAck {
-                session_present,
+                session_present: welcome.session_present,
                 receive_max: NonZeroU16::new(config.max_inflight).unwrap_or(NonZeroU16::MIN),
                 max_packet_size: Some(config.max_packet_size),
-                assigned_client_id: assigned,
-                topic_alias_max: 0,
-                shared_subscription_available: false,
+                assigned_client_id: welcome.assigned,
+                topic_alias_max: config.max_topic_aliases,
+                server_keepalive_sec: welcome.keep_alive,
+                response_info: welcome.response_information,
                 ..v5::ConnectAck::default()
             }))
         };

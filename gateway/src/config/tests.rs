@@ -184,6 +184,11 @@ fn every_limit_of_the_broker_is_a_key() {
         max_retained_bytes = 13
         max_log_bytes = 14
         linger = "15s"
+        max_shared_groups = 16
+        max_topic_aliases = 17
+        max_keep_alive = "18s"
+        refused_filters = ["19"]
+        response_information = "20"
         [mqtt.limits]
         handshake_timeout = "16s"
         max_handshakes = 17
@@ -228,6 +233,11 @@ fn every_limit_of_the_broker_is_a_key() {
             max_message_rate: 24,
             refused_publish: broker::RefusedPublish::Disconnect,
         },
+        max_shared_groups: 16,
+        max_topic_aliases: 17,
+        max_keep_alive: Some(18),
+        refused_filters: vec!["19".to_owned()],
+        response_information: Some("20".to_owned()),
     };
     assert_eq!(format!("{:?}", config.broker()), format!("{expected:?}"));
 }
@@ -318,6 +328,14 @@ fn the_check_names_the_key() {
     assert_eq!(key(&|c| c.notices.max_denied = 0), Err("notices.max_denied"));
     assert_eq!(key(&|c| c.http.max_connections = 0), Err("http.max_connections"));
     assert_eq!(key(&|c| c.mqtt.max_inflight = 0), Err("mqtt.max_inflight"));
+    assert_eq!(
+        key(&|c| c.mqtt.max_keep_alive = Some(Duration::from_millis(999))),
+        Err("mqtt.max_keep_alive")
+    );
+    assert_eq!(
+        key(&|c| c.mqtt.refused_filters = vec!["a/#".into(), "a/#/b".into()]),
+        Err("mqtt.refused_filters")
+    );
     assert_eq!(
         key(&|c| c.mqtt.max_topic_levels = 2),
         Err("mqtt.max_topic_levels")

@@ -1,0 +1,341 @@
+//! Shared subscriptions (`$share/<group>/<filter>`): of the sessions of a group, one gets each message.
+//!
+//! A group and filter have one link to the router of their own. Its pump hands messages to the members in turn, passing
+//! over those whose queues are full; while all are full it waits, as any link does. A member that is away gets one only
+//! when nobody is there.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    QoS,
+    index::{Index, Subscriber},
+    mailbox::{End, Limits, Mailbox, Offered, Pushed},
+    message::{Delivery, Options, Publication},
+    metrics::Metrics,
+    router::{Link, Reader, Router, RouterError},
+};
+
+/// Groups have numbers no session has.
+const FIRST_NUMBER: u64 = 1 << 63;
+
+/// What a group asks the router for; its members' own options say what they get.
+const EVERYTHING: Options = Options {
+    qos: QoS::ExactlyOnce,
+    no_local: false,
+    retain_as_published: true,
+    id: None,
+};
+
+/// All groups, by `$share/<group>/<filter>`.
+pub(crate) struct Groups {
+    limit: usize,
+    router: Arc<Router>,
+    index: Arc<Index>,
+    metrics: Arc<Metrics>,
+    next_number: AtomicU64,
+    served: Mutex<HashMap<Arc<str>, Arc<Served>>>,
+}
+
+/// A group and its link. The link's pump knows the group only, so the last member's leaving ends both.
+struct Served {
+    name: Arc<str>,
+    filter: Arc<str>,
+    group: Arc<Group>,
+    link: tokio::sync::Mutex<Option<Link>>,
+}
+
+/// The members of a group.
+pub(crate) struct Group {
+    /// Stands for the members in the index; nothing is ever put into it.
+    mailbox: Arc<Mailbox>,
+    lost: AtomicBool,
+    members: Mutex<Members>,
+}
+
+#[derive(Default)]
+struct Members {
+    list: Vec<Member>,
+    /// Whose turn it is.
+    turn: usize,
+    /// Who waits for a member to have room.
+    waiting: Vec<Waker>,
+}
+
+struct Member {
+    mailbox: Arc<Mailbox>,
+    options: Options,
+}
+
+/// A session's place in a group; dropping it leaves the group.
+pub(crate) struct Share {
+    groups: Arc<Groups>,
+    served: Arc<Served>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Groups {
+    pub(crate) fn new(limit: usize, router: Arc<Router>, index: Arc<Index>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            limit,
+            router,
+            index,
+            metrics,
+            next_number: AtomicU64::new(FIRST_NUMBER),
+            served: Mutex::default(),
+        }
+    }
+
+    /// Makes a session a member of the group of this name; none when there are too many groups. It is one once
+    /// [`Share::open`] has returned.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        name: &Arc<str>,
+        filter: &str,
+        mailbox: &Arc<Mailbox>,
+        options: Options,
+    ) -> Option<Share> {
+        let mut served = self.served.lock();
+        let known = served.get(name).filter(|known| !known.group.is_lost()).cloned();
+        let joined = match known {
+            Some(known) => known,
+            None if served.len() >= self.limit && !served.contains_key(name) => return None,
+            None => {
+                let new = Arc::new(self.serve(name, filter));
+                served.insert(Arc::clone(name), Arc::clone(&new));
+                new
+            }
+        };
+        joined.group.join(mailbox, options);
+        self.metrics.shared_groups.set(served.len() as i64);
+        Some(Share {
+            groups: Arc::clone(self),
+            served: joined,
+            mailbox: Arc::clone(mailbox),
+        })
+    }
+
+    fn serve(&self, name: &Arc<str>, filter: &str) -> Served {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let nothing = Limits {
+            messages: 0,
+            bytes: 0,
+        };
+        Served {
+            name: Arc::clone(name),
+            filter: filter.into(),
+            group: Arc::new(Group {
+                mailbox: Arc::new(Mailbox::new(number, nothing)),
+                lost: AtomicBool::new(false),
+                members: Mutex::default(),
+            }),
+            link: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn leave(&self, served: &Arc<Served>, session: u64) {
+        let mut all = self.served.lock();
+        if !served.group.leave(session) {
+            return;
+        }
+        self.index.remove(&served.filter, served.group.mailbox.number);
+        if all
+            .get(&served.name)
+            .is_some_and(|known| Arc::ptr_eq(known, served))
+        {
+            all.remove(&served.name);
+        }
+        self.metrics.shared_groups.set(all.len() as i64);
+    }
+}
+
+impl Share {
+    pub(crate) fn name(&self) -> &str {
+        &self.served.name
+    }
+
+    /// Gives the member new options.
+    pub(crate) fn change(&self, options: Options) {
+        self.served.group.join(&self.mailbox, options);
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.served.group.is_lost()
+    }
+
+    /// Makes sure that the group is subscribed in the router.
+    pub(crate) async fn open(&self) -> Result<(), RouterError> {
+        let Served {
+            filter, group, link, ..
+        } = &*self.served;
+        let mut link = link.lock().await;
+        if link.is_some() {
+            return Ok(());
+        }
+        let index = &self.groups.index;
+        let _joining = index.join(&group.mailbox);
+        let subscriber = Subscriber {
+            mailbox: Arc::clone(&group.mailbox),
+            options: EVERYTHING,
+        };
+        index.add(filter, subscriber);
+        let mut opened = self.groups.router.open(Reader::Group(Arc::clone(group))).await?;
+        opened.subscribe(filter, EVERYTHING).await?;
+        *link = Some(opened);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Group({})", self.number())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.groups.leave(&self.served, self.mailbox.number);
+    }
+}
+
+impl Group {
+    /// What the group is to the index and to the router: a session of this number.
+    pub(crate) fn number(&self) -> u64 {
+        self.mailbox.number
+    }
+
+    /// The router let go of the group's link: its members connect again and make it anew.
+    pub(crate) fn lose(&self) {
+        self.lost.store(true, Ordering::SeqCst);
+        let members = self.members.lock();
+        members
+            .list
+            .iter()
+            .for_each(|member| member.mailbox.end(End::LinkLost));
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::SeqCst)
+    }
+
+    fn join(&self, mailbox: &Arc<Mailbox>, options: Options) {
+        let mut members = self.members.lock();
+        match members
+            .list
+            .iter_mut()
+            .find(|member| member.mailbox.number == mailbox.number)
+        {
+            Some(member) => member.options = options,
+            None => members.list.push(Member {
+                mailbox: Arc::clone(mailbox),
+                options,
+            }),
+        }
+        members.wake();
+    }
+
+    /// Removes a member; true when nobody is left.
+    fn leave(&self, session: u64) -> bool {
+        let mut members = self.members.lock();
+        members.list.retain(|member| member.mailbox.number != session);
+        members.wake();
+        members.list.is_empty()
+    }
+
+    /// Whether a member other than this one is connected.
+    pub(crate) fn has_other(&self, session: u64) -> bool {
+        let members = self.members.lock();
+        let mut others = members
+            .list
+            .iter()
+            .filter(|member| member.mailbox.number != session);
+        others.any(|member| member.mailbox.is_online())
+    }
+
+    /// Gives a message to the member whose turn it is, once one has room.
+    pub(crate) async fn hand_out(self: &Arc<Self>, publication: &Arc<Publication>) -> Pushed {
+        poll_fn(|cx| self.poll_hand_out(cx, publication)).await
+    }
+
+    fn poll_hand_out(self: &Arc<Self>, cx: &mut Context<'_>, publication: &Arc<Publication>) -> Poll<Pushed> {
+        let mut members = self.members.lock();
+        let count = members.list.len();
+        let mut away = None;
+        let mut full = false;
+        for step in 0..count {
+            let at = (members.turn + step) % count;
+            let member = &members.list[at];
+            match member.mailbox.offer(cx, self.copy(member, publication)) {
+                Offered::Queued => {
+                    members.turn = at + 1;
+                    return Poll::Ready(Pushed::Queued);
+                }
+                Offered::Full => full = true,
+                Offered::Away => away = away.or(Some(at)),
+            }
+        }
+        if full {
+            members.wait(cx);
+            return Poll::Pending;
+        }
+        let Some(at) = away else {
+            return Poll::Ready(Pushed::Absent);
+        };
+        members.turn = at + 1;
+        let member = &members.list[at];
+        Poll::Ready(member.mailbox.push(self.copy(member, publication)))
+    }
+
+    fn copy(self: &Arc<Self>, member: &Member, publication: &Arc<Publication>) -> Delivery {
+        Delivery {
+            qos: member.options.qos.min(publication.qos),
+            retain: member.options.retain_as_published && publication.retain,
+            subscriptions: member.options.id.into_iter().collect(),
+            group: Some(Arc::clone(self)),
+            publication: Arc::clone(publication),
+        }
+    }
+}
+
+impl Members {
+    fn wait(&mut self, cx: &Context<'_>) {
+        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.waiting.push(cx.waker().clone());
+        }
+    }
+
+    fn wake(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+}
+
+/// Gives what one member of a group leaves behind to the others, in a task of its own: it may take until one has room.
+pub(crate) fn hand_on(left: Vec<Delivery>, metrics: Arc<Metrics>) {
+    // Without a runtime the process is on its way out.
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return;
+    };
+    if left.is_empty() {
+        return;
+    }
+    runtime.spawn(async move {
+        for delivery in left {
+            let Some(group) = &delivery.group else { continue };
+            match group.hand_out(&delivery.publication).await {
+                Pushed::Queued => {}
+                Pushed::Absent => metrics.drop_message("nobody_left"),
+                Pushed::Dropped | Pushed::Overflow => metrics.drop_message("queue_full"),
+            }
+        }
+    });
+}
