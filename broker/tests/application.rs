@@ -325,3 +325,32 @@ async fn leaving_in_the_middle_of_a_flood_does_not_harm_the_router() {
     bench.wait_for_metric("broker_links ", 2.0).await;
     assert_eq!(bench.metric("broker_refused_total{cause=\"router\"}"), 0.0);
 }
+
+#[tokio::test]
+async fn who_subscribes_before_a_message_is_published_hears_it() {
+    let bench = Bench::start().await;
+    let mut from = bench.v3("from").await;
+    let mut first = bench.v3("first").await;
+    first.subscribe("data/#", QoS::AtMostOnce).await;
+    for number in 0..50 {
+        let topic = format!("data/{number}");
+        let mut to = bench.v5(&format!("to-{number}")).await;
+        // Nobody waits for the SUBACK.
+        let filter = if number % 2 == 0 {
+            topic.clone()
+        } else {
+            format!("$share/g/{topic}")
+        };
+        to.request_subscription(&filter, SubscriptionOptions::default())
+            .await;
+        from.publish(&topic, "heard", QoS::AtMostOnce, false).await;
+        let mut heard = false;
+        while !heard {
+            match to.next().await {
+                Said::SubAck(..) => {}
+                Said::Publish(message) => heard = message.payload == "heard".as_bytes(),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

@@ -31,6 +31,8 @@ pub struct Client {
     pub stream: Box<dyn Stream>,
     input: BytesMut,
     codec: Codec,
+    /// The Reason String of the last SUBACK.
+    pub reason: Option<String>,
 }
 
 /// What a server says, of either version.
@@ -63,6 +65,7 @@ impl Client {
             stream: Box::new(stream),
             input: BytesMut::new(),
             codec,
+            reason: None,
         }
     }
 
@@ -132,10 +135,13 @@ impl Client {
                 .decode(&mut self.input)
                 .unwrap()
                 .map(|(packet, _)| said3(packet)),
-            Codec::V5(codec) => codec
-                .decode(&mut self.input)
-                .unwrap()
-                .map(|(packet, _)| said5(packet)),
+            Codec::V5(codec) => {
+                let (packet, _) = codec.decode(&mut self.input).unwrap()?;
+                if let v5::Packet::SubscribeAck(ack) = &packet {
+                    self.reason = ack.reason_string.as_ref().map(ToString::to_string);
+                }
+                Some(said5(packet))
+            }
         }
     }
 
