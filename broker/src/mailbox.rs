@@ -103,7 +103,7 @@ impl Mailbox {
     /// A subscription of the session starts on its way to the router, or has arrived there.
     pub(crate) fn joining(&self, joining: bool) {
         let turn = self.turns.fetch_add(1, Ordering::SeqCst);
-        debug_assert_eq!(turn % 2 == 0, joining, "one at a time");
+        debug_assert_eq!(turn.is_multiple_of(2), joining, "one at a time");
     }
 
     /// Names the subscription that is on its way.
