@@ -183,6 +183,12 @@ async fn bad_connects_are_answered_as_their_version_says() {
     // One that other packets may be as large as.
     assert!((Config::default().max_connect_size..Config::default().max_packet_size).contains(&40_000));
     assert_eq!(code5(b"\x10\xc0\xb8\x02\0\x04MQTT\x05\x02\0\x3c").await, 0x95);
+    // A client that takes so little can be told nothing else: its Maximum Packet Size is 15, 9, then 1.
+    for most in [15, 9, 1] {
+        let mut connect = *b"\x10\x13\0\x04MQTT\x05\x02\0\x3c\x05\x27\0\0\0\0\0\x01c";
+        connect[17] = most;
+        assert_eq!(code5(&connect).await, 0x95, "{most}");
+    }
     // Not a CONNECT at all.
     assert_eq!(code3(&[0xc0, 0]).await, 0xff);
     witness.is_well().await;

@@ -173,6 +173,13 @@ async fn admit(
             V5Reason::BadAuthenticationMethod,
         ));
     }
+    if connect.too_narrow {
+        return Err(rejected(
+            wire,
+            V3Reason::ServiceUnavailable,
+            V5Reason::PacketTooLarge,
+        ));
+    }
     if connect.client_id.contains('\0') {
         return Err(rejected(
             wire,

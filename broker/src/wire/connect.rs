@@ -1,7 +1,7 @@
 //! CONNECT and CONNACK of both versions.
 
 use std::{
-    num::NonZeroU16,
+    num::{NonZeroU16, NonZeroU32},
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
@@ -21,6 +21,9 @@ use crate::{
     message::{Publication, Will},
 };
 
+/// The smallest Maximum Packet Size a client may have, in bytes: with less, the codec's own packets do not fit.
+const NARROWEST: u32 = 16;
+
 /// A valid CONNECT of either version.
 #[derive(Debug)]
 pub(crate) struct Connect {
@@ -39,6 +42,8 @@ pub(crate) struct Connect {
     pub(crate) user_properties: Vec<(ByteString, ByteString)>,
     /// The client wants an extended authentication, which there is none of.
     pub(crate) extended_authentication: bool,
+    /// The client takes no packet large enough to be told anything in.
+    pub(crate) too_narrow: bool,
 }
 
 /// What a client that is let in is told.
@@ -192,6 +197,7 @@ fn decode_v3(codec: &mut v3::Codec, input: &mut BytesMut) -> Result<Option<Conne
         password: connect.password,
         user_properties: Vec::new(),
         extended_authentication: false,
+        too_narrow: false,
     }))
 }
 
@@ -210,11 +216,11 @@ fn decode_v5(codec: &mut v5::Codec, input: &mut BytesMut) -> Result<Option<Conne
     let Some((v5::Packet::Connect(connect), _)) = decoded else {
         return Ok(None);
     };
-    codec.set_max_outbound_size(
-        connect
-            .max_packet_size
-            .map_or(0, |size| outbound_size(size.get())),
-    );
+    let max_packet_size = connect.max_packet_size.map_or(u32::MAX, NonZeroU32::get);
+    let too_narrow = max_packet_size < NARROWEST;
+    if connect.max_packet_size.is_some() && !too_narrow {
+        codec.set_max_outbound_size(outbound_size(max_packet_size));
+    }
     Ok(Some(Connect {
         client_id: connect.client_id,
         clean: connect.clean_start,
@@ -228,6 +234,7 @@ fn decode_v5(codec: &mut v5::Codec, input: &mut BytesMut) -> Result<Option<Conne
         password: connect.password,
         user_properties: connect.user_properties,
         extended_authentication: connect.auth_method.is_some(),
+        too_narrow,
     }))
 }
 
