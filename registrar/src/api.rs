@@ -1,11 +1,14 @@
 //! The JSON of the HTTP API, shared by the server and the CLI. Times are RFC 3339 in UTC.
 
 mod enrolment;
+mod keys;
 
 pub use enrolment::{
     AddGroup, ChangeGroup, DeviceKey, DeviceKeys, GatewayKey, Group, GroupKeys, Groups, RotateGroup,
     SetDeviceKey, SetPem,
 };
+pub use keys::{KeyStage, Keys, Rotate, SignerKey};
+
 use jiff::Timestamp;
 use protocol::{
     CommandId, DeviceId, Endpoint, Epoch, GatewayId, GroupId,
@@ -39,6 +42,9 @@ pub struct Device {
     /// Whether it has a key of its own, by which alone it is known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keyed: bool,
+    /// Whether it is refused everywhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disabled: bool,
     /// Labels, as imported.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub labels: String,
@@ -294,7 +300,7 @@ pub enum ImportProgress {
 /// Every error of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {
-    /// One of `bad_request`, `unknown_device`, `unknown_gateway`, `unknown_group`, `unknown_migration`,
+    /// One of `bad_request`, `unknown_device`, `unknown_gateway`, `unknown_group`, `unknown_key`, `unknown_migration`,
     /// `no_key`, `conflict`, `too_large`, `unavailable`, `internal`.
     pub code: String,
     /// The same for people, naming the field or line.

@@ -10,6 +10,7 @@ mod links;
 mod permissions;
 #[cfg(test)]
 mod tests;
+pub mod tickets;
 mod topics;
 
 use std::{
@@ -39,6 +40,7 @@ pub use doorkeeper::{
 use links::Links;
 pub use links::link_client;
 pub use permissions::{Template, TemplateError};
+use tickets::Tickets;
 
 /// What devices are told beside their gateway.
 #[derive(Clone, Debug)]
@@ -49,6 +51,8 @@ pub struct Settings {
     pub retry_bad_request: Duration,
     /// When to ask again while the directory does not know the device.
     pub retry_unknown_device: Duration,
+    /// When to ask again while the device is disabled.
+    pub retry_disabled: Duration,
     /// When to ask again while it is not known where the device's gateway listens.
     pub retry_no_gateway: Duration,
 }
@@ -63,6 +67,7 @@ pub struct Bootstrap {
     links: Links,
     open: Arc<dyn Permissions>,
     guard: Option<Guard>,
+    tickets: Option<Tickets>,
 }
 
 /// What there is beside where everybody must prove who they are.
@@ -90,6 +95,15 @@ impl Bootstrap {
             links: Links::default(),
             open: Arc::new(Open),
             guard: None,
+            tickets: None,
+        }
+    }
+
+    /// The same, with a ticket in each answer.
+    pub fn with_tickets(self, tickets: Tickets) -> Self {
+        Self {
+            tickets: Some(tickets),
+            ..self
         }
     }
 

@@ -12,6 +12,7 @@ mod export;
 mod gateway;
 mod group;
 mod import;
+mod keys;
 mod migration;
 mod output;
 mod watch;
@@ -75,6 +76,8 @@ pub enum ClientCommand {
     Group(Noun<group::Verb>),
     /// Move a device to another gateway, and follow moves.
     Migration(Noun<migration::Verb>),
+    /// The keys that tickets are signed with.
+    Keys(Noun<keys::Verb>),
     /// Read the log of every change.
     Audit(Noun<audit::Verb>),
     /// Write everything the registrar knows to a file, while it runs.
@@ -121,6 +124,9 @@ fn dispatch(command: ClientCommand, mut program: clap::Command) -> Result<(), Er
         }
         ClientCommand::Migration(noun) => {
             migration::run(noun.verb, &noun.options.target.client()?, noun.options.output)
+        }
+        ClientCommand::Keys(noun) => {
+            keys::run(noun.verb, &noun.options.target.client()?, noun.options.output)
         }
         ClientCommand::Audit(noun) => {
             audit::run(noun.verb, &noun.options.target.client()?, noun.options.output)

@@ -13,7 +13,7 @@ use crate::{
     bootstrap::{self, Template},
     control,
     enrolment::ThrottleLimits,
-    gateways, import, moves, service,
+    gateways, import, moves, service, signers,
     store::{Retention, sled::SledConfig},
 };
 pub use daemon::config::LoadError;
@@ -51,6 +51,10 @@ pub struct Config {
     pub answers: Answers,
     /// When devices that got no gateway are to ask again.
     pub retry_after: RetryAfter,
+    /// Tickets: what devices connect to their gateways with.
+    pub tickets: Tickets,
+    /// The keys that tickets are signed with.
+    pub keys: Keys,
     /// Imports of many devices at once.
     pub import: Import,
     /// How devices prove who they are, and what they may do.
@@ -167,6 +171,8 @@ pub struct Moves {
     pub max_open: usize,
     /// Devices on wrong gateways, without a move, that are remembered.
     pub max_strays: usize,
+    /// Devices disabled at one time; one more is refused.
+    pub max_disabled: usize,
 }
 
 /// The gateways' links.
@@ -225,6 +231,28 @@ pub struct Answers {
     pub ttl: Duration,
 }
 
+/// Tickets: what devices connect to their gateways with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tickets {
+    /// Put one into each answer although devices need not say who they are.
+    pub always: bool,
+    /// How long one lives.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+    /// Tickets that are kept, to be given out again.
+    pub cache: usize,
+}
+
+/// The keys that tickets are signed with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keys {
+    /// For how long gateways are only shown a new key before it signs.
+    #[serde(with = "humantime_serde")]
+    pub overlap: Duration,
+}
+
 /// When devices that got no gateway are to ask again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -235,6 +263,9 @@ pub struct RetryAfter {
     /// While the directory does not know the device.
     #[serde(with = "humantime_serde")]
     pub unknown_device: Duration,
+    /// While the device is disabled.
+    #[serde(with = "humantime_serde")]
+    pub disabled: Duration,
     /// While it is not known where the device's gateway listens.
     #[serde(with = "humantime_serde")]
     pub no_gateway: Duration,
@@ -263,6 +294,8 @@ impl Default for Config {
             gateways: Gateways::default(),
             answers: Answers::default(),
             retry_after: RetryAfter::default(),
+            tickets: Tickets::default(),
+            keys: Keys::default(),
             import: Import::default(),
             devices: Devices::default(),
         }
@@ -330,6 +363,7 @@ impl Default for Moves {
             resend_after: Duration::from_secs(15),
             max_open: 100_000,
             max_strays: 100_000,
+            max_disabled: 100_000,
         }
     }
 }
@@ -372,11 +406,30 @@ impl Default for Answers {
     }
 }
 
+impl Default for Tickets {
+    fn default() -> Self {
+        Self {
+            always: false,
+            ttl: Duration::from_secs(7 * 24 * 3600),
+            cache: 65_536,
+        }
+    }
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            overlap: Duration::from_secs(600),
+        }
+    }
+}
+
 impl Default for RetryAfter {
     fn default() -> Self {
         Self {
             bad_request: Duration::from_secs(3600),
             unknown_device: Duration::from_secs(30),
+            disabled: Duration::from_secs(3600),
             no_gateway: Duration::from_secs(10),
         }
     }
@@ -424,6 +477,7 @@ impl Config {
             answer_ttl: self.answers.ttl,
             retry_bad_request: self.retry_after.bad_request,
             retry_unknown_device: self.retry_after.unknown_device,
+            retry_disabled: self.retry_after.disabled,
             retry_no_gateway: self.retry_after.no_gateway,
         }
     }
@@ -480,11 +534,29 @@ impl Config {
         }
     }
 
+    /// The tickets' part; none where answers carry none.
+    pub fn tickets(&self) -> Option<bootstrap::tickets::Settings> {
+        let wanted = self.tickets.always || self.auth_required();
+        wanted.then_some(bootstrap::tickets::Settings {
+            ttl: self.tickets.ttl,
+            kept: self.tickets.cache,
+        })
+    }
+
+    /// The signing keys' part.
+    pub fn signers(&self) -> signers::Settings {
+        signers::Settings {
+            overlap: self.keys.overlap,
+            ttl: self.tickets.ttl,
+        }
+    }
+
     /// The service's part.
     pub fn service(&self) -> service::Settings {
         service::Settings {
             move_grace: self.moves.move_grace,
             max_open_moves: self.moves.max_open,
+            max_disabled: self.moves.max_disabled,
             stuck_after: self.moves.stuck_after,
         }
     }

@@ -19,9 +19,10 @@ use jiff::Timestamp;
 use protocol::{
     CommandId, DeviceId, Epoch, GatewayId, Topic,
     message::{self, Events, GatewayState, GatewayStatus, Instruction, Message as _},
+    ticket::KeySet,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 
 use crate::{
     api::MigrationState,
+    denials::{self, Denials},
     directory::Directory,
     gateways::{self, Gateways, Refused},
     metrics::Metrics,
@@ -43,7 +45,7 @@ use outbox::Outbox;
 pub use outbox::Outlet;
 use outcome::Outcome;
 use seen::Seen;
-pub use view::{KnownGateway, View};
+pub use view::{Advertised, KnownGateway, View};
 use world::Surroundings;
 
 /// Events taken in one go; what they lead to is written together.
@@ -96,11 +98,13 @@ pub struct Control {
     settings: Settings,
     gateways: Gateways,
     moves: Moves,
+    denials: Denials,
     directory: Arc<Directory>,
     commits: Commits,
     view: Arc<View>,
     metrics: Metrics,
     outlet: Arc<dyn Outlet>,
+    keys: watch::Receiver<Arc<KeySet>>,
     outbox: Outbox,
     seen: Seen,
 }
@@ -117,6 +121,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Whom it tells.
     pub outlet: Arc<dyn Outlet>,
+    /// The keys gateways are to check tickets with.
+    pub keys: watch::Receiver<Arc<KeySet>>,
 }
 
 impl Control {
@@ -137,19 +143,23 @@ impl Control {
             view,
             metrics,
             outlet,
+            keys,
         } = parts;
         let gateways = Gateways::restore(settings.gateways.clone(), gateways, now);
         let moves = Moves::new(settings.moves.clone());
+        let denials = Denials::new(settings.moves.resend_after);
         let outbox = Outbox::new(settings.max_waiting);
         let mut control = Self {
             settings,
             gateways,
             moves,
+            denials,
             directory,
             commits,
             view,
             metrics,
             outlet,
+            keys,
             outbox,
             seen: Seen::default(),
         };
@@ -167,6 +177,15 @@ impl Control {
             gateways: &control.gateways,
             seen: &control.seen,
         };
+        let mut disabled = Vec::new();
+        control.directory.for_each(|id, row| {
+            if row.is_disabled() {
+                disabled.extend(id.parse());
+            }
+        });
+        for device in disabled {
+            control.denials.restore(device, &world, now);
+        }
         let commands = control.moves.restore(open, &world, now);
         let mut outcome = Outcome::default();
         control.carry_out(commands, &mut outcome);
@@ -190,18 +209,26 @@ impl Control {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             // Ticks come first: whoever is silent must be noticed however much the others say.
-            let ticked = tokio::select! {
+            let (mut ticked, mut rekeyed) = (false, false);
+            tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
-                _ = ticks.tick() => true,
-                received = events.recv_many(&mut batch, BATCH) => match received {
-                    0 => return Ok(()),
-                    _ => false,
+                _ = ticks.tick() => ticked = true,
+                Ok(()) = self.keys.changed() => rekeyed = true,
+                received = events.recv_many(&mut batch, BATCH) => if received == 0 {
+                    return Ok(());
                 },
-                () = tokio::time::sleep(FLUSH_AFTER), if !self.outbox.is_empty() => false,
-            };
+                () = tokio::time::sleep(FLUSH_AFTER), if !self.outbox.is_empty() => {}
+            }
             let now = now();
             let mut outcome = Outcome::default();
+            if rekeyed {
+                let online = self.gateways.iter().filter(|(_, gateway)| gateway.is_online());
+                let online: Vec<_> = online.map(|(id, _)| id.clone()).collect();
+                for gateway in online {
+                    self.show_keys(gateway, &mut outcome);
+                }
+            }
             for event in batch.drain(..) {
                 self.take(event, now, &mut outcome);
             }
@@ -223,13 +250,17 @@ impl Control {
     fn take(&mut self, event: Event, now: Timestamp, outcome: &mut Outcome) {
         match event {
             Event::Changed(Change::Moved(record)) => {
+                let from = record.from.iter().map(|source| source.gateway.clone());
+                self.deny_or_not(&record.device, from.collect(), now, outcome);
                 outcome.moves.entry(record.id).or_insert_with(|| record.clone());
                 self.advance(moves::Input::Moved(record), now, outcome);
             }
             Event::Changed(Change::Assigned(device)) => {
+                self.deny_or_not(&device, Vec::new(), now, outcome);
                 self.advance(moves::Input::Assigned(device), now, outcome);
             }
             Event::Changed(Change::Removed(device)) => {
+                self.deny_or_not(&device, Vec::new(), now, outcome);
                 self.advance(moves::Input::Removed(device), now, outcome);
             }
             Event::Asked(device, epoch) => self.advance(moves::Input::Asked(device, epoch), now, outcome),
@@ -251,6 +282,7 @@ impl Control {
     fn tick(&mut self, now: Timestamp, outcome: &mut Outcome) {
         self.hear(gateways::Input::Tick, now, outcome);
         self.advance(moves::Input::Tick, now, outcome);
+        self.deny(denials::Input::Tick, now, outcome);
     }
 
     /// Feeds the gateways' core; false when it refused the message.
@@ -279,6 +311,7 @@ impl Control {
                     self.advance(moves::Input::Offline(gateway), now, outcome);
                 }
                 gateways::Command::Heard(gateway, event) => {
+                    self.deny(denials::Input::Heard(&gateway, &event), now, outcome);
                     self.advance(moves::Input::Heard(gateway, event), now, outcome);
                 }
                 gateways::Command::Snapshot {
@@ -287,6 +320,13 @@ impl Control {
                     held,
                 } => {
                     tracing::info!(%gateway, connected = connected.len(), held = held.len(), "snapshot");
+                    self.show_keys(gateway.clone(), outcome);
+                    let input = denials::Input::Snapshot {
+                        gateway: &gateway,
+                        connected: &connected,
+                        held: &held,
+                    };
+                    self.deny(input, now, outcome);
                     self.advance(
                         moves::Input::Snapshot {
                             gateway,
@@ -311,6 +351,46 @@ impl Control {
             }
         }
         accepted
+    }
+
+    /// Feeds the denials' core, before the moves' core is: what that says of a device then, takes the place of what this did.
+    fn deny(&mut self, input: denials::Input<'_>, now: Timestamp, outcome: &mut Outcome) {
+        let world = Surroundings {
+            directory: &self.directory,
+            gateways: &self.gateways,
+            seen: &self.seen,
+        };
+        for command in self.denials.handle(input, &world, now) {
+            match command {
+                denials::Command::Send(gateway, command) => outcome.send(gateway, command),
+                denials::Command::Intruder => {
+                    self.metrics.intruders.inc();
+                }
+                denials::Command::Resent => self.metrics.counted(moves::Counted::Resent),
+            }
+        }
+    }
+
+    /// A row was changed: the device may be disabled now, or not any more.
+    fn deny_or_not(
+        &mut self,
+        device: &DeviceId,
+        mut places: Vec<GatewayId>,
+        now: Timestamp,
+        outcome: &mut Outcome,
+    ) {
+        places.extend(self.moves.places_of(device));
+        self.deny(denials::Input::Changed { device, places }, now, outcome);
+    }
+
+    /// Has a gateway told all keys that tickets are to be checked with.
+    fn show_keys(&self, gateway: GatewayId, outcome: &mut Outcome) {
+        let keys: Vec<_> = self.keys.borrow().iter().cloned().collect();
+        let command = message::Command {
+            command: new_id(),
+            instruction: Instruction::Keys { keys },
+        };
+        outcome.send(gateway, command);
     }
 
     /// Feeds the moves' core.
@@ -433,6 +513,17 @@ impl Control {
         metrics
             .strays
             .set(i64::try_from(self.moves.strays()).unwrap_or(i64::MAX));
+        let world = Surroundings {
+            directory: &self.directory,
+            gateways: &self.gateways,
+            seen: &self.seen,
+        };
+        metrics
+            .disabled
+            .set(i64::try_from(self.directory.disabled()).unwrap_or(i64::MAX));
+        metrics
+            .denials_waiting
+            .set(crate::metrics::gauge(self.denials.unanswered(&world)));
         let stuck = |record: &&MoveRecord| is_stuck(record, self.settings.stuck_after, now);
         metrics.stuck.set(self.moves.open().filter(stuck).count() as i64);
         metrics.count_moves(self.moves.open().map(|record| record.state));

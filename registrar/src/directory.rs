@@ -213,6 +213,11 @@ impl Directory {
         self.gateways.assigned()
     }
 
+    /// How many devices are disabled.
+    pub fn disabled(&self) -> u64 {
+        self.gateways.disabled()
+    }
+
     /// Whether no device is assigned.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -8,6 +8,7 @@ mod error;
 mod extract;
 mod groups;
 mod health;
+mod keys;
 mod migrations;
 #[cfg(test)]
 mod tests;
@@ -21,14 +22,14 @@ use std::{
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 use daemon::tls::Accept;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{import::Importer, service::Service};
+use crate::{import::Importer, service::Service, signers::keeper::Keeper};
 use error::Failure;
 
 /// The most entries of one page.
@@ -60,6 +61,8 @@ pub struct Loaded {
     pub service: Service,
     /// Imports.
     pub importer: Arc<Importer>,
+    /// The keys that tickets are signed with.
+    pub keeper: Arc<Keeper>,
 }
 
 impl App {
@@ -101,14 +104,20 @@ pub fn router(app: Arc<App>) -> Router {
             "/v1/gateways/{id}/key",
             post(groups::rotate_gateway_key).delete(groups::revoke_gateway_keys),
         )
+        .route("/v1/devices/{id}/disable", post(devices::disable))
+        .route("/v1/devices/{id}/enable", post(devices::enable))
         .route("/v1/gateways", get(devices::gateways))
         .route("/v1/gateways/{id}", get(devices::gateway))
         .route("/v1/migrations", get(migrations::list).post(migrations::start))
         .route("/v1/migrations/{id}", get(migrations::show))
+        .route("/v1/signing-keys", get(keys::list))
+        .route("/v1/signing-keys/rotate", post(keys::rotate))
+        .route("/v1/signing-keys/{kid}", delete(keys::revoke))
         .route("/v1/audit", get(audit::list))
         .route("/v1/backup", get(transfer::backup))
         .route("/v1/import", post(transfer::import))
         .layer(body)
+        .route("/.well-known/jwks.json", get(keys::published))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -6,6 +6,7 @@ pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod denials;
 pub mod directory;
 pub mod enrolment;
 pub mod gateways;
@@ -16,6 +17,7 @@ pub mod moves;
 pub mod program;
 pub mod server;
 pub mod service;
+pub mod signers;
 pub mod store;
 
 #[cfg(test)]

@@ -46,6 +46,12 @@ pub struct Metrics {
     pub queries: Queries,
     /// Devices with an assignment.
     pub devices: Gauge,
+    /// Devices that are disabled.
+    pub disabled: Gauge,
+    /// Denials that gateways which are there have not answered yet.
+    pub denials_waiting: Gauge,
+    /// Connects of disabled devices.
+    pub intruders: Counter,
     /// Devices on wrong gateways without a move.
     pub strays: Gauge,
     /// Open moves without a step for too long.
@@ -83,6 +89,8 @@ pub struct Queries {
     pub bad_request: Counter,
     /// Not in the directory.
     pub unknown_device: Counter,
+    /// Disabled.
+    pub disabled: Counter,
     /// Its gateway never said where it listens.
     pub no_gateway: Counter,
 }
@@ -117,11 +125,23 @@ impl Metrics {
             assigned: query("assigned"),
             bad_request: query("bad_request"),
             unknown_device: query("unknown_device"),
+            disabled: query("disabled"),
             no_gateway: query("no_gateway"),
         };
         Self {
             queries,
             devices: add(registry, "registrar_devices", "Devices with an assignment"),
+            disabled: add(registry, "registrar_disabled", "Devices that are disabled"),
+            denials_waiting: add(
+                registry,
+                "registrar_denials_waiting",
+                "Denials of disabled devices not answered yet by gateways that are there",
+            ),
+            intruders: add(
+                registry,
+                "registrar_disabled_connected",
+                "Connects of disabled devices",
+            ),
             strays: add(
                 registry,
                 "registrar_strays",

@@ -40,6 +40,8 @@ pub struct Assignment {
     pub epoch: Epoch,
     /// Where it is connected, by [`Command::Seen`] and [`Command::Left`].
     pub connected: Option<GatewayId>,
+    /// Whether it is refused everywhere, which is for `denials` to see to: no gateway is told anything of it from here.
+    pub disabled: bool,
 }
 
 /// What the moves ask of their surroundings; none of it may change while one input is handled.
@@ -177,6 +179,10 @@ impl Turn<'_> {
         );
     }
 
+    fn is_disabled(&self, device: &DeviceId) -> bool {
+        self.world.assignment(device).is_some_and(|row| row.disabled)
+    }
+
     /// Whether the device is connected to its own gateway now.
     fn is_home(&self, row: &Assignment) -> bool {
         row.gateway
@@ -243,6 +249,12 @@ impl Moves {
         self.pursuits
             .values()
             .filter_map(|pursuit| pursuit.record.as_ref())
+    }
+
+    /// The gateways a device may still be on, less its own.
+    pub fn places_of(&self, device: &DeviceId) -> Vec<GatewayId> {
+        let pursuit = self.pursuits.get(device);
+        pursuit.map_or(Vec::new(), |pursuit| pursuit.places.keys().cloned().collect())
     }
 
     /// How many devices are on wrong gateways without a move.

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     bootstrap::{
         Bootstrap, Doorkeeper, DoorkeeperParts, GatewayAuthority, GatewayAuthorityError, link_client,
+        tickets::Tickets,
     },
     config::{CheckError, Config, Engine},
     control::{self, Control, Outlet, View, now},
@@ -36,6 +37,7 @@ use crate::{
     import::{ImportMetrics, Importer},
     metrics::Metrics,
     service::{self, Service},
+    signers::keeper::{Keeper, KeeperError},
     store::{
         Store, StoreError, Transaction,
         committer::{CommitError, CommitMetrics, Commits, Committer},
@@ -73,6 +75,9 @@ pub enum ServerError {
     /// What is stored cannot be taken up.
     #[error("store: {0}")]
     Commit(#[from] CommitError),
+    /// The keys that tickets are signed with cannot be used.
+    #[error("signing keys: {0}")]
+    Keys(#[from] KeeperError),
     /// The broker cannot listen.
     #[error("mqtt.listen: {0}")]
     Mqtt(#[from] BindError),
@@ -175,6 +180,8 @@ impl Server {
         commit_metrics.register(&mut registry);
         tls.register(registry.sub_registry_with_prefix("registrar"));
         let (committer, commits) = Committer::spawn(Arc::clone(&store), config.store.queue, commit_metrics);
+        let keeper = Arc::new(Keeper::start(config.signers(), &rest.items, commits.clone()).await?);
+        keeper.register(&mut registry);
         let view = Arc::new(View::default());
         let (sender, events) = mpsc::channel(config.gateways.queue);
 
@@ -186,6 +193,7 @@ impl Server {
             view: Arc::clone(&view),
             metrics: metrics.clone(),
             outlet: Arc::new(Connections(Arc::clone(&broker))),
+            keys: keeper.published(),
         };
         let control = Control::restore(config.control(), rest.gateways, rest.moves, parts, now()).await?;
         let links = Arc::clone(&broker);
@@ -213,6 +221,10 @@ impl Server {
             sender,
             metrics.clone(),
         );
+        let hook = match config.tickets() {
+            Some(tickets) => hook.with_tickets(Tickets::new(tickets, Arc::clone(&keeper), &mut registry)),
+            None => hook,
+        };
         let hook = if config.auth_required() {
             let (audit, lines) = mpsc::channel(AUDIT_QUEUE);
             tasks.spawn(write_audit(lines, commits, last.clone()));
@@ -250,6 +262,11 @@ impl Server {
             tls.keep(hangups, stop).await;
             "certificates"
         });
+        let (kept, stop) = (Arc::clone(&keeper), last.clone());
+        tasks.spawn(async move {
+            kept.run(stop).await;
+            "signing keys"
+        });
         let stop = last.clone();
         tasks.spawn(async move {
             if let Err(error) = control.run(events, stop).await {
@@ -272,7 +289,11 @@ impl Server {
             tracing::error!(%error, "an import that broke off is still not finished, the next one tries again");
         }
         app.registry.get_or_init(|| registry);
-        app.loaded.get_or_init(|| Loaded { service, importer });
+        app.loaded.get_or_init(|| Loaded {
+            service,
+            importer,
+            keeper,
+        });
         let addresses = Addresses {
             mqtt,
             mqtt_plain,

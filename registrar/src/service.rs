@@ -3,6 +3,7 @@
 //! A change is planned on the row as it is, committed with its move and its audit entry in one transaction, applied to
 //! the directory and handed to `control`. When the row changed meanwhile, it is planned again.
 
+mod disable;
 mod enrol;
 mod groups;
 mod keys;
@@ -79,6 +80,8 @@ pub struct Settings {
     pub move_grace: Duration,
     /// Moves open at one time; one more is refused.
     pub max_open_moves: usize,
+    /// Devices disabled at one time; one more is refused.
+    pub max_disabled: usize,
     /// When an open move without a step counts as stuck.
     pub stuck_after: Duration,
 }

@@ -17,9 +17,10 @@ use prometheus_client::registry::Registry;
 use protocol::{
     DeviceId, GatewayId,
     message::{
-        Command, Commands, Event, Events, GatewayState, GatewayStatus, MAX_GATEWAY_PAYLOAD, Message as _,
-        Snapshot, VERSION,
+        Command, Commands, Event, Events, GatewayState, GatewayStatus, Instruction, MAX_GATEWAY_PAYLOAD,
+        Message as _, Snapshot, VERSION,
     },
+    ticket::PublicKey,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -39,6 +40,7 @@ use crate::{
     import::{ImportMetrics, Importer},
     metrics::Metrics,
     service::{self, Service},
+    signers::keeper::Keeper,
     store::{
         Store,
         committer::{CommitError, CommitMetrics, Committer},
@@ -123,6 +125,8 @@ impl Registrar {
         let metrics = Metrics::new(&mut registry);
         let shared: Arc<dyn Store> = store.clone();
         let (committer, commits) = Committer::spawn(Arc::clone(&shared), 100, CommitMetrics::default());
+        let keeper = Keeper::start(config.signers(), &rest.items, commits.clone());
+        let keeper = Arc::new(keeper.await.unwrap());
         let view = Arc::new(View::default());
         let outlet = Arc::new(Outlet::default());
         let parts = control::Parts {
@@ -131,6 +135,7 @@ impl Registrar {
             view: Arc::clone(&view),
             metrics,
             outlet: outlet.clone(),
+            keys: keeper.published(),
         };
         let loop_ = Control::restore(config.control(), rest.gateways, rest.moves, parts, now())
             .await
@@ -170,6 +175,7 @@ impl Registrar {
         app.loaded.get_or_init(|| Loaded {
             service: service.clone(),
             importer,
+            keeper,
         });
         Self {
             app,
@@ -224,8 +230,23 @@ impl Registrar {
         link
     }
 
-    /// The instructions a gateway was sent, all of them.
+    /// The instructions a gateway was sent, all of them but the keys.
     pub fn told(&self, id: &str) -> Vec<Command> {
+        let mut told = self.told_all(id);
+        told.retain(|command| !matches!(command.instruction, Instruction::Keys { .. }));
+        told
+    }
+
+    /// The keys a gateway was told, each time.
+    pub fn told_keys(&self, id: &str) -> Vec<Vec<PublicKey>> {
+        let keys = |command: Command| match command.instruction {
+            Instruction::Keys { keys } => Some(keys),
+            _ => None,
+        };
+        self.told_all(id).into_iter().filter_map(keys).collect()
+    }
+
+    fn told_all(&self, id: &str) -> Vec<Command> {
         let topic = format!("gw/{id}/cmd");
         let published = self.outlet.published.lock();
         let to = published.iter().filter(|message| message.topic == topic);
@@ -244,12 +265,13 @@ impl Registrar {
         !self.outlet.unread.lock().contains_key(&format!("gw/{id}/cmd"))
     }
 
-    /// Reads what waits for a gateway.
+    /// Reads what waits for a gateway, and returns all of it but the keys.
     pub fn read(&self, id: &str) -> Vec<Command> {
         let messages = self.outlet.unread.lock().remove(&format!("gw/{id}/cmd"));
         let messages = messages.unwrap_or_default().into_iter();
         messages
             .flat_map(|message| Commands::from_payload(&message.payload).unwrap().commands)
+            .filter(|command| !matches!(command.instruction, Instruction::Keys { .. }))
             .collect()
     }
 

@@ -1,17 +1,21 @@
 //! The answer to a query, written straight into its bytes.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use broker::Message;
 use protocol::{
-    DeviceId,
+    DeviceId, Epoch,
     message::{ErrorCode, Message as _, Query},
 };
 
 use super::Bootstrap;
+use crate::control::{Advertised, now};
 
 /// What an answer holds beside ids and endpoints, generously.
 const ENVELOPE: usize = 96;
+
+/// What a ticket takes, generously.
+const TICKET: usize = 640;
 
 impl Bootstrap {
     /// Answers a query; whatever it holds, there is an answer.
@@ -72,27 +76,42 @@ impl Bootstrap {
                 settings.retry_unknown_device,
             );
         };
-        let answer = self.view.with_gateway(number, |gateway| {
-            let mut answer = String::with_capacity(ENVELOPE + device.len() + gateway.len());
-            begin(&mut answer, rid, "assigned");
-            let (epoch, ttl) = (row.epoch().get(), settings.answer_ttl.as_secs());
-            write!(
-                answer,
-                r#","device":"{device}","gateway":{gateway},"epoch":{epoch},"ttl_s":{ttl}}}"#
-            )
-            .expect("a string takes everything");
-            answer
-        });
-        let Some(answer) = answer else {
+        if row.is_disabled() {
+            self.metrics.queries.disabled.inc();
+            let message = format!("device {device} is disabled");
+            return refusal(rid, ErrorCode::Disabled, &message, settings.retry_disabled);
+        }
+        let Some(gateway) = self.view.advertised(number) else {
             self.metrics.queries.no_gateway.inc();
             let gateway = self.directory.gateway(number);
             let message = format!("gateway {gateway} has not said where it listens");
             return refusal(rid, ErrorCode::NoGateway, &message, settings.retry_no_gateway);
         };
+        let answer = self.assigned(rid, device, row.epoch(), &gateway);
         self.metrics.queries.assigned.inc();
         if row.is_moving() {
             self.note_asked(device, row.epoch());
         }
+        answer
+    }
+
+    fn assigned(&self, rid: Option<&str>, device: &str, epoch: Epoch, gateway: &Arc<Advertised>) -> String {
+        let ticket = if self.tickets.is_some() { TICKET } else { 0 };
+        let json = gateway.json();
+        let mut answer = String::with_capacity(ENVELOPE + device.len() + json.len() + ticket);
+        begin(&mut answer, rid, "assigned");
+        let ttl = self.settings.answer_ttl.as_secs();
+        write!(
+            answer,
+            r#","device":"{device}","gateway":{json},"epoch":{epoch},"ttl_s":{ttl}"#
+        )
+        .expect("a string takes everything");
+        if let Some(tickets) = &self.tickets {
+            answer.push_str(r#","ticket":""#);
+            tickets.append(&mut answer, device, epoch, gateway, now());
+            answer.push('"');
+        }
+        answer.push('}');
         answer
     }
 }

@@ -1,3 +1,5 @@
+mod tickets;
+
 use std::net::SocketAddr;
 
 use futures_util::FutureExt;
@@ -75,6 +77,7 @@ impl Bench {
             answer_ttl: Duration::from_secs(86400),
             retry_bad_request: Duration::from_secs(60),
             retry_unknown_device: Duration::from_secs(30),
+            retry_disabled: Duration::from_secs(3600),
             retry_no_gateway: Duration::from_secs(10),
         };
         let (sender, events) = mpsc::channel(1);

@@ -91,6 +91,12 @@ impl Client {
             .map(drop)
     }
 
+    /// A `delete` that answers with what is left.
+    pub fn delete_and_get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let request = self.agent.delete(self.url(path)).config();
+        self.decode(request.timeout_global(Some(REQUEST_TIMEOUT)).build().call())
+    }
+
     /// A `get` whose answer is as long as it likes.
     pub fn download(&self, path: &str) -> Result<impl Read + use<>, Error> {
         let response = self.accept(self.agent.get(self.url(path)).call())?;

@@ -67,6 +67,18 @@ pub enum Verb {
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
+    /// Refuse devices everywhere: what they ask, their connection, and the tickets they have.
+    Disable {
+        /// The devices.
+        #[arg(required = true)]
+        devices: Vec<DeviceId>,
+    },
+    /// Let disabled devices in again.
+    Enable {
+        /// The devices.
+        #[arg(required = true)]
+        devices: Vec<DeviceId>,
+    },
     /// Remove a device from the directory.
     Remove {
         /// The device.
@@ -132,6 +144,8 @@ pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
         } => key(client, &device, set_file.as_ref(), remove, format),
         Verb::Show { device } => print(format, &client.get::<Device>(&path(&device), &[])?),
         Verb::List { gateway, limit } => list(client, gateway.as_ref(), limit, format),
+        Verb::Disable { devices } => for_all(client, &devices, "disable", format),
+        Verb::Enable { devices } => for_all(client, &devices, "enable", format),
         Verb::Remove { device } => {
             client.delete(&path(&device))?;
             tell(format_args!("removed {device}"));
@@ -226,6 +240,34 @@ fn list(client: &Client, gateway: Option<&GatewayId>, limit: usize, format: Form
     Ok(())
 }
 
+/// Does the same to each device, and prints those it was done to.
+fn for_all(client: &Client, devices: &[DeviceId], what: &str, format: Format) -> Result<(), Error> {
+    let mut printer = Printer::new::<Device>(format)?;
+    let mut failed = Vec::new();
+    for device in devices {
+        match client.post::<Device>(&format!("{}/{what}", path(device)), &serde_json::json!({})) {
+            Ok(shown) => printer.row(&shown)?,
+            Err(error) => failed.push(error),
+        }
+    }
+    printer.finish()?;
+    let Some(last) = failed.pop() else { return Ok(()) };
+    if devices.len() == 1 {
+        return Err(last);
+    }
+    for error in &failed {
+        tell(format_args!("registrar: {error}"));
+    }
+    let count = failed.len() + 1;
+    if count == devices.len() {
+        return Err(last);
+    }
+    Err(Error::Partly(format!(
+        "{last}; {count} of {} devices stay as they were",
+        devices.len()
+    )))
+}
+
 /// Where one device is found.
 pub fn path(device: &DeviceId) -> String {
     format!("/v1/devices/{device}")
@@ -241,6 +283,7 @@ impl Record for Device {
         "migration",
         "group",
         "key",
+        "disabled",
         "labels",
         "note",
     ];
@@ -258,6 +301,7 @@ impl Record for Device {
                 .map_or(DEFAULT_GROUP, GroupId::as_str)
                 .to_owned(),
             if self.keyed { "own" } else { "-" }.to_owned(),
+            or_dash(self.disabled.then_some("yes")),
             self.labels.clone(),
             self.note.clone(),
         ]

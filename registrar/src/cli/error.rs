@@ -38,6 +38,9 @@ pub enum Error {
     /// The work was done, and failed.
     #[error("{0}")]
     Failed(String),
+    /// Some of the work was done, and some failed.
+    #[error("{0}")]
+    Partly(String),
     /// The command line makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -64,12 +67,13 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) => 2,
+            Self::Partly(_) => 3,
             Self::TimedOut(_) => 4,
             Self::NotFound(_) => 5,
             Self::Refused { code, .. }
                 if matches!(
                     code.as_str(),
-                    "unknown_device" | "unknown_group" | "unknown_migration" | "no_key"
+                    "unknown_device" | "unknown_group" | "unknown_key" | "unknown_migration" | "no_key"
                 ) =>
             {
                 5

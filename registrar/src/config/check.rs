@@ -109,6 +109,8 @@ impl Config {
             ("gateways.max_instructions", self.gateways.max_instructions),
             ("moves.max_open", self.moves.max_open),
             ("devices.max_failing", self.devices.max_failing),
+            ("moves.max_disabled", self.moves.max_disabled),
+            ("tickets.cache", self.tickets.cache),
         ];
         let allowed = "more than zero and less than 2^32";
         let wrong = counts
@@ -130,8 +132,11 @@ impl Config {
             ("devices.failure_window", self.devices.failure_window),
             ("devices.hold_off", self.devices.hold_off),
             ("answers.ttl", self.answers.ttl),
+            ("tickets.ttl", self.tickets.ttl),
+            ("keys.overlap", self.keys.overlap),
             ("retry_after.bad_request", self.retry_after.bad_request),
             ("retry_after.unknown_device", self.retry_after.unknown_device),
+            ("retry_after.disabled", self.retry_after.disabled),
             ("retry_after.no_gateway", self.retry_after.no_gateway),
         ];
         let (shortest, longest) = (Duration::from_millis(1), Duration::from_secs(366 * 24 * 3600));
@@ -146,6 +151,12 @@ impl Config {
         }
         if let Err((key, allowed)) = self.mqtt.limits.check() {
             return Err(CheckError::Figure { key, allowed });
+        }
+        if self.tickets.ttl < self.answers.ttl {
+            return Err(CheckError::Figure {
+                key: "tickets.ttl",
+                allowed: "at least answers.ttl, as devices keep both for that long",
+            });
         }
         if self.mqtt.max_topic_levels < TOPIC_LEVELS {
             return Err(CheckError::Figure {

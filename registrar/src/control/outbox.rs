@@ -100,7 +100,8 @@ impl Queue {
             }
             return true;
         }
-        if self.waiting.len() >= max {
+        // The keys have room always: without them no device is admitted, and they wait once at most.
+        if self.waiting.len() >= max && about != Subject::Keys {
             return false;
         }
         self.places.insert(about, self.next);

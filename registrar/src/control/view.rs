@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -12,6 +15,7 @@ use parking_lot::RwLock;
 use protocol::{
     CommandId, DeviceId, GatewayId, Topic,
     message::{GatewayRef, GatewayState, GatewayStatus, Message as _},
+    ticket::endpoints_digest,
 };
 use tokio::sync::watch;
 
@@ -20,6 +24,46 @@ use crate::{
     gateways::Gateway,
     store::record::MoveRecord,
 };
+
+/// A gateway that says where it listens, as answers tell of it.
+#[derive(Debug)]
+pub struct Advertised {
+    id: GatewayId,
+    /// The `gateway` of an answer.
+    json: Box<str>,
+    digest: Box<str>,
+}
+
+impl Advertised {
+    fn new(reference: GatewayRef) -> Self {
+        let json = serde_json::to_string(&reference).expect("ids and endpoints are strings");
+        Self {
+            json: json.into(),
+            digest: endpoints_digest(&reference.endpoints).into(),
+            id: reference.id,
+        }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &GatewayId {
+        &self.id
+    }
+
+    /// The `gateway` of an answer, as JSON.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// The digest of its endpoints that tickets carry.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Whether tickets would say the same of both.
+    pub fn is_same(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || self.id == other.id && self.digest == other.digest
+    }
+}
 
 /// One gateway, as it is known.
 #[derive(Clone, Debug)]
@@ -48,8 +92,8 @@ struct Open {
 pub struct View {
     /// By status topic, which is the order retained messages are shown in.
     gateways: RwLock<BTreeMap<String, KnownGateway>>,
-    /// The `gateway` of an answer as JSON, by number; none for a gateway that never said where it listens.
-    answers: RwLock<Vec<Option<Box<str>>>>,
+    /// By number; none for a gateway that never said where it listens.
+    answers: RwLock<Vec<Option<Arc<Advertised>>>>,
     open: RwLock<Open>,
     changed: watch::Sender<u64>,
     storing: AtomicBool,
@@ -68,10 +112,9 @@ impl Default for View {
 }
 
 impl View {
-    /// Hands the `gateway` of an answer, as JSON, to `then`; none when it is not known where the gateway listens.
-    pub fn with_gateway<T>(&self, number: GatewayNumber, then: impl FnOnce(&str) -> T) -> Option<T> {
-        let answers = self.answers.read();
-        answers.get(number.get() as usize)?.as_deref().map(then)
+    /// What answers tell of a gateway; none when it is not known where it listens.
+    pub fn advertised(&self, number: GatewayNumber) -> Option<Arc<Advertised>> {
+        self.answers.read().get(number.get() as usize)?.clone()
     }
 
     /// One gateway.
@@ -133,13 +176,13 @@ impl View {
             id: id.clone(),
             endpoints: status.endpoints.clone(),
         };
-        let json = serde_json::to_string(&reference).expect("ids and endpoints are strings");
+        let advertised = (!reference.endpoints.is_empty()).then(|| Arc::new(Advertised::new(reference)));
         let number = directory.number(id).get() as usize;
         let mut answers = self.answers.write();
         if answers.len() <= number {
             answers.resize(number + 1, None);
         }
-        answers[number] = (!reference.endpoints.is_empty()).then(|| json.into());
+        answers[number] = advertised;
         drop(answers);
         let payload = status.to_payload().into();
         let topic = Topic::GatewayStatus(id.clone()).to_string();

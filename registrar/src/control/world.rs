@@ -26,6 +26,7 @@ impl World for Surroundings<'_> {
                 .map(named),
             epoch: row.epoch(),
             connected: row.seen().map(named),
+            disabled: row.is_disabled(),
         })
     }
 

@@ -42,6 +42,7 @@ struct Numbered {
 pub(super) struct Gateways {
     tables: RwLock<Tables>,
     assigned: AtomicU64,
+    disabled: AtomicU64,
 }
 
 #[derive(Default)]
@@ -88,6 +89,10 @@ impl Gateways {
         self.assigned.load(Relaxed)
     }
 
+    pub(super) fn disabled(&self) -> u64 {
+        self.disabled.load(Relaxed)
+    }
+
     /// Counts a row that took another one's place. Called under the row's lock, so no count is ever below zero.
     pub(super) fn replaced(&self, old: Option<&Row>, new: Option<&Row>) {
         let tables = self.tables.read();
@@ -103,6 +108,12 @@ impl Gateways {
                 self.assigned.fetch_add(1, Relaxed);
             }
         }
+        let disabled = |row: Option<&Row>| row.is_some_and(Row::is_disabled);
+        match (disabled(old), disabled(new)) {
+            (false, true) => self.disabled.fetch_add(1, Relaxed),
+            (true, false) => self.disabled.fetch_sub(1, Relaxed),
+            _ => 0,
+        };
         let (was, is) = (old.and_then(Row::seen), new.and_then(Row::seen));
         if was != is {
             if let Some(number) = was {

@@ -9,6 +9,7 @@ use crate::store::record::DeviceRecord;
 const NOWHERE: u32 = u32::MAX;
 const MOVING: u8 = 1;
 const REMOVED: u8 = 2;
+const DISABLED: u8 = 4;
 const KEYED: u8 = 8;
 
 /// What the directory knows of one device, in 24 bytes.
@@ -45,11 +46,12 @@ impl Row {
             .clamp(0, (1 << 48) - 1)
             .to_le_bytes();
         let removed = if record.removed { REMOVED } else { 0 };
+        let disabled = if record.disabled { DISABLED } else { 0 };
         Self {
             epoch: record.epoch.get(),
             gateway: gateway.get(),
             since: [since[0], since[1], since[2], since[3], since[4], since[5]],
-            flags: self.flags & MOVING | removed,
+            flags: self.flags & MOVING | removed | disabled,
             group,
             ..self
         }
@@ -125,6 +127,11 @@ impl Row {
     /// Whether it was removed.
     pub fn is_removed(&self) -> bool {
         self.flags & REMOVED != 0
+    }
+
+    /// Whether it is refused everywhere; not so once it was removed.
+    pub fn is_disabled(&self) -> bool {
+        self.flags & DISABLED != 0 && self.is_assigned()
     }
 
     /// Whether the store has a row of it, removed or not.

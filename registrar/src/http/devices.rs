@@ -61,6 +61,22 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+pub(super) async fn disable(
+    State(app): State<Arc<App>>,
+    Id(id): Id<DeviceId>,
+    Actor(actor): Actor,
+) -> Result<Answer<Device>, Failure> {
+    Ok(Answer(app.service()?.disable(id, actor).await?))
+}
+
+pub(super) async fn enable(
+    State(app): State<Arc<App>>,
+    Id(id): Id<DeviceId>,
+    Actor(actor): Actor,
+) -> Result<Answer<Device>, Failure> {
+    Ok(Answer(app.service()?.enable(id, actor).await?))
+}
+
 pub(super) async fn gateways(State(app): State<Arc<App>>) -> Result<Answer<Gateways>, Failure> {
     Ok(Answer(Gateways {
         gateways: app.service()?.gateways(),

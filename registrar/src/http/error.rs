@@ -6,7 +6,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{api::ApiError, service::ServiceError, store::StoreError};
+use crate::{
+    api::ApiError,
+    service::ServiceError,
+    signers::{Refused, keeper::KeeperError},
+    store::StoreError,
+};
 
 /// What a handler refuses with.
 #[derive(Debug)]
@@ -72,6 +77,22 @@ impl From<ServiceError> for Failure {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
             ServiceError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        };
+        Self {
+            status,
+            code,
+            message: error.to_string(),
+        }
+    }
+}
+
+impl From<KeeperError> for Failure {
+    fn from(error: KeeperError) -> Self {
+        let (status, code) = match &error {
+            KeeperError::Refused(Refused::Unknown(_)) => (StatusCode::NOT_FOUND, "unknown_key"),
+            KeeperError::Refused(_) => (StatusCode::CONFLICT, "conflict"),
+            KeeperError::Record { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            KeeperError::Random | KeeperError::Commit(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };
         Self {
             status,

@@ -1,3 +1,5 @@
+mod disable;
+mod keys;
 mod moves;
 mod pages;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{DeviceId, Epoch, message::MoveReason};
+use protocol::{CommandId, DeviceId, Epoch, message::MoveReason};
 
 use super::{
     Assignment, Counted, Moves, Turn,
@@ -16,6 +16,12 @@ impl Moves {
         let Some(row) = turn.world.assignment(&device) else {
             return turn.count(Counted::Stale);
         };
+        if row.disabled {
+            if self.give_up(&device, turn) != Some(record.id) {
+                pursuit::supersede(record, turn);
+            }
+            return;
+        }
         let earlier = self.take(&device);
         // A pursuit of the same epoch without a move is what overtaken moves have left; this is the move it waits for.
         let overtaken = earlier.as_ref().is_some_and(|earlier| {
@@ -111,6 +117,10 @@ impl Moves {
         let Some(row) = turn.world.assignment(device) else {
             return;
         };
+        if row.disabled {
+            let _ = self.give_up(device, turn);
+            return;
+        }
         let Some(own) = row.gateway.clone() else { return };
         let mut pursuit = match self.take(device) {
             Some(newer) if newer.epoch >= row.epoch && newer.record.is_some() => {
@@ -155,6 +165,14 @@ impl Moves {
             pursuit.announce(device, &self.settings, turn);
         }
         self.put(device.clone(), pursuit, turn);
+    }
+
+    /// Pursues a disabled device no longer. Returns the move that was closed by that.
+    fn give_up(&mut self, device: &DeviceId, turn: &mut Turn<'_>) -> Option<CommandId> {
+        let record = self.take(device)?.record?;
+        let id = record.id;
+        pursuit::supersede(record, turn);
+        Some(id)
     }
 
     pub(super) fn removed(&mut self, device: &DeviceId, turn: &mut Turn<'_>) {

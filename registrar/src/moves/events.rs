@@ -12,6 +12,16 @@ use super::{
 
 impl Moves {
     pub(super) fn heard(&mut self, gateway: &GatewayId, event: Event, turn: &mut Turn<'_>) {
+        let about = match &event {
+            Event::Noticed { device, .. }
+            | Event::Cleared { device, .. }
+            | Event::Rejected { device, .. }
+            | Event::Reported { device, .. } => Some(device),
+            _ => None,
+        };
+        if about.is_some_and(|device| turn.is_disabled(device)) {
+            return;
+        }
         match event {
             Event::Connected { device, .. } => self.connected(gateway, &device, turn),
             Event::Disconnected { device } => self.disconnected(gateway, &device, turn),
@@ -39,6 +49,9 @@ impl Moves {
             turn.commands.push(Command::Seen(device.clone(), gateway.clone()));
             return turn.count(Counted::Unknown);
         };
+        if row.disabled {
+            return turn.commands.push(Command::Seen(device.clone(), gateway.clone()));
+        }
         if own == *gateway {
             turn.commands.push(Command::Seen(device.clone(), gateway.clone()));
             if let Some(mut pursuit) = self.take(device) {

@@ -55,6 +55,9 @@ impl Moves {
             .cloned()
             .collect();
         for device in missing {
+            if turn.is_disabled(&device) {
+                continue;
+            }
             let Some(mut pursuit) = self.take(&device) else {
                 continue;
             };
@@ -75,6 +78,9 @@ impl Moves {
 
     fn held(&mut self, gateway: &GatewayId, notice: &HeldNotice, is_connected: bool, turn: &mut Turn<'_>) {
         let device = &notice.device;
+        if turn.is_disabled(device) {
+            return;
+        }
         if self.welcome(gateway, device, notice.epoch, turn) {
             return;
         }

@@ -57,6 +57,7 @@ impl Place {
             gateway: None,
             epoch: Epoch::new(0),
             connected: None,
+            disabled: false,
         });
         row.connected = Some(gateway.clone());
     }
@@ -73,6 +74,7 @@ impl Place {
         let before = self.rows.get(device).cloned();
         let epoch = before.as_ref().map_or(Epoch::FIRST, |row| row.epoch.next());
         let connected = before.as_ref().and_then(|row| row.connected.clone());
+        let disabled = before.as_ref().is_some_and(|row| row.disabled);
         let old = before.and_then(|row| row.gateway);
         let mut from: Vec<_> = old
             .into_iter()
@@ -84,9 +86,10 @@ impl Place {
             gateway: Some(to.clone()),
             epoch,
             connected,
+            disabled,
         };
         self.rows.insert(device.clone(), row);
-        if from.is_empty() {
+        if from.is_empty() || disabled {
             return Input::Assigned(device.clone());
         }
         Input::Moved(MoveRecord {
@@ -109,9 +112,20 @@ impl Place {
         })
     }
 
+    fn set_disabled(&mut self, device: &DeviceId, disabled: bool) -> Option<Input> {
+        let row = self.rows.get_mut(device).filter(|row| row.gateway.is_some())?;
+        if row.disabled == disabled {
+            return None;
+        }
+        row.disabled = disabled;
+        row.epoch = row.epoch.next();
+        Some(Input::Assigned(device.clone()))
+    }
+
     fn remove(&mut self, device: &DeviceId) -> Option<Input> {
         let row = self.rows.get_mut(device).filter(|row| row.gateway.is_some())?;
         row.gateway = None;
+        row.disabled = false;
         row.epoch = row.epoch.next();
         Some(Input::Removed(device.clone()))
     }

@@ -119,7 +119,7 @@ fn choose(directory: &Directory, view: &View, gateways: &[GatewayId]) -> Option<
     let numbered = gateways
         .iter()
         .filter_map(|gateway| Some((gateway, directory.find(gateway.as_str())?)));
-    let known = numbered.filter(|(_, number)| view.with_gateway(*number, |_| ()).is_some());
+    let known = numbered.filter(|(_, number)| view.advertised(*number).is_some());
     let fewest = known.min_by_key(|(_, number)| directory.counts(*number).assigned);
     fewest.map(|(gateway, _)| gateway.clone())
 }

@@ -73,7 +73,8 @@ impl Parts {
         };
         let old = assigned.map(|before| &before.gateway);
         let from = self.places(id, old, target.gateway);
-        let is_move = !from.is_empty();
+        // A disabled device goes nowhere; once enabled, it asks where it belongs.
+        let is_move = !from.is_empty() && !record.disabled;
         if is_move && self.view.open_moves() >= self.settings.max_open_moves {
             let open = self.settings.max_open_moves;
             return Err(ServiceError::Unavailable(format!(
@@ -124,7 +125,7 @@ impl Assignments for Service {
         let parts = &self.parts;
         let from = parts.places(device, from, &to.gateway);
         let open = parts.view.open_moves() + parts.importing.load(Ordering::Relaxed);
-        if from.is_empty() || open >= parts.settings.max_open_moves / 2 {
+        if from.is_empty() || to.disabled || open >= parts.settings.max_open_moves / 2 {
             return None;
         }
         parts.importing.fetch_add(1, Ordering::Relaxed);
@@ -224,6 +225,25 @@ impl Plan {
             },
             moved: None,
             action: "remove",
+            actor: actor.to_owned(),
+        }
+    }
+
+    /// Plans that a device is refused everywhere, or is not any more. Either way its epoch grows, so that what was said before is
+    /// over.
+    pub fn disabling(before: &DeviceRecord, disabled: bool, actor: &str) -> Self {
+        let epoch = match before.disabled == disabled {
+            true => before.epoch,
+            false => before.epoch.next(),
+        };
+        Self {
+            record: DeviceRecord {
+                epoch,
+                disabled,
+                ..before.clone()
+            },
+            moved: None,
+            action: if disabled { "disable" } else { "enable" },
             actor: actor.to_owned(),
         }
     }

@@ -200,6 +200,7 @@ impl Service {
             migration: self.parts.view.open_move_of(&id),
             group: row.group,
             keyed: row.keyed,
+            disabled: row.disabled,
             labels: row.labels,
             note: row.note,
             device: id,

@@ -1,10 +1,11 @@
-//! The core against gateways that lose their connection, forget what was on its way, and devices that go anywhere.
+//! The core, and that of the denials, against gateways that lose their connection, forget what was on its way, and devices that go anywhere.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::denials::{self, Denials};
 
 /// What a gateway holds, as docs/protocol.md has it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,6 +15,7 @@ enum Held {
         clearing: bool,
     },
     Moved,
+    Denied,
     Admitted,
 }
 
@@ -28,6 +30,7 @@ struct ModelGateway {
 
 struct Model {
     moves: Moves,
+    denials: Denials,
     world: Place,
     gateways: BTreeMap<GatewayId, ModelGateway>,
     stored: BTreeMap<CommandId, MoveRecord>,
@@ -38,6 +41,7 @@ struct Model {
 enum Action {
     Assign(usize, usize),
     Remove(usize),
+    Disable(usize, bool),
     Connect(usize, usize),
     Leave(usize, usize),
     Deliver(usize),
@@ -56,6 +60,7 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         3 => (device.clone(), gateway.clone()).prop_map(|(d, g)| Action::Assign(d, g)),
         1 => device.clone().prop_map(Action::Remove),
+        2 => (device.clone(), any::<bool>()).prop_map(|(d, disabled)| Action::Disable(d, disabled)),
         4 => (device.clone(), gateway.clone()).prop_map(|(d, g)| Action::Connect(d, g)),
         2 => (device, gateway.clone()).prop_map(|(d, g)| Action::Leave(d, g)),
         6 => gateway.clone().prop_map(Action::Deliver),
@@ -100,6 +105,16 @@ impl ModelGateway {
             Instruction::Clear { device, epoch } => match self.held.get(&device).copied() {
                 Some((newer, _)) if newer > epoch => {}
                 Some((same, Held::Admitted)) if same == epoch => {}
+                Some((same, Held::Denied)) if same == epoch => {
+                    self.say(
+                        id,
+                        Event::Cleared {
+                            device,
+                            epoch,
+                            command,
+                        },
+                    );
+                }
                 Some((old, Held::Published { .. })) if self.connected.contains(&device) => {
                     self.held
                         .insert(device, (old.max(epoch), Held::Published { clearing: true }));
@@ -107,11 +122,30 @@ impl ModelGateway {
                 _ => self.clear(id, device, epoch, command),
             },
             Instruction::Admit { device, epoch } => {
-                if self.held.get(&device).is_none_or(|(held, _)| *held <= epoch) {
-                    self.held.insert(device, (epoch, Held::Admitted));
+                let held = self.held.get(&device);
+                if held.is_none_or(|held| held.0 <= epoch && *held != (epoch, Held::Denied)) {
+                    self.held.insert(device.clone(), (epoch, Held::Admitted));
+                    if self.connected.contains(&device) {
+                        self.say(id, Event::Connected { device, epoch: None });
+                    }
                 }
             }
-            Instruction::Deny { .. } | Instruction::Keys { .. } | Instruction::Resync => {}
+            Instruction::Deny { device, epoch } => {
+                if self.held.get(&device).is_some_and(|(newer, _)| *newer > epoch) {
+                    return;
+                }
+                self.held.insert(device.clone(), (epoch, Held::Denied));
+                self.say(
+                    id,
+                    Event::Denied {
+                        device: device.clone(),
+                        epoch,
+                        command,
+                    },
+                );
+                self.leave(id, &device, command);
+            }
+            Instruction::Keys { .. } | Instruction::Resync => {}
         }
     }
 
@@ -129,7 +163,7 @@ impl ModelGateway {
 
     /// Whether the device gets in; the grace of a notice may be over or not.
     fn connect(&mut self, id: &GatewayId, device: &DeviceId) -> bool {
-        if let Some((epoch, Held::Moved)) = self.held.get(device) {
+        if let Some((epoch, Held::Moved | Held::Denied)) = self.held.get(device) {
             let epoch = *epoch;
             self.say(
                 id,
@@ -174,6 +208,7 @@ impl ModelGateway {
             let state = match held {
                 Held::Published { .. } => HeldState::Published,
                 Held::Moved => HeldState::Moved,
+                Held::Denied => HeldState::Denied,
                 Held::Admitted => return None,
             };
             Some(HeldNotice {
@@ -197,6 +232,7 @@ impl Model {
     fn new() -> Self {
         let mut model = Self {
             moves: Moves::new(settings()),
+            denials: Denials::new(settings().resend_after),
             world: Place::default(),
             gateways: GATEWAYS
                 .into_iter()
@@ -215,8 +251,39 @@ impl Model {
         if let Input::Moved(record) = &input {
             self.stored.insert(record.id, record.clone());
         }
+        let denied = match &input {
+            Input::Moved(record) => self.changed(&record.device),
+            Input::Assigned(device) | Input::Removed(device) => self.changed(device),
+            Input::Heard(gateway, event) => self.deny(denials::Input::Heard(gateway, event)),
+            Input::Snapshot {
+                gateway,
+                connected,
+                held,
+            } => self.deny(denials::Input::Snapshot {
+                gateway,
+                connected,
+                held,
+            }),
+            Input::Tick => self.deny(denials::Input::Tick),
+            Input::Asked(..) | Input::Offline(_) => Vec::new(),
+        };
+        self.carry_out(denied);
         let commands = self.moves.handle(input, &self.world, self.now);
         self.carry_out(commands);
+    }
+
+    fn changed(&mut self, device: &DeviceId) -> Vec<Command> {
+        let places = self.moves.places_of(device);
+        self.deny(denials::Input::Changed { device, places })
+    }
+
+    fn deny(&mut self, input: denials::Input<'_>) -> Vec<Command> {
+        let commands = self.denials.handle(input, &self.world, self.now).into_iter();
+        let sends = commands.filter_map(|command| match command {
+            denials::Command::Send(gateway, command) => Some(Command::Send(gateway, command)),
+            denials::Command::Intruder | denials::Command::Resent => None,
+        });
+        sends.collect()
     }
 
     fn carry_out(&mut self, commands: Vec<Command>) {
@@ -273,6 +340,11 @@ impl Model {
                     self.handle(input);
                 }
             }
+            Action::Disable(device, disabled) => {
+                if let Some(input) = self.world.set_disabled(&d(DEVICES[device]), disabled) {
+                    self.handle(input);
+                }
+            }
             Action::Connect(device, to) => {
                 let id = gateway(to);
                 self.gateways
@@ -316,6 +388,11 @@ impl Model {
                 }
                 self.world.rows.retain(|_, row| row.epoch > Epoch::new(0));
                 self.moves = Moves::new(settings());
+                self.denials = Denials::new(settings().resend_after);
+                let disabled = self.world.rows.iter().filter(|(_, row)| row.disabled);
+                for device in disabled.map(|(device, _)| device.clone()) {
+                    self.denials.restore(device, &self.world, self.now);
+                }
                 let open = self
                     .stored
                     .values()
@@ -345,7 +422,7 @@ impl Model {
         }
     }
 
-    /// Every link is up, every device goes home and stays there, and everything is delivered.
+    /// Every link is up, every device goes home and stays there, and everything is delivered. A disabled one tries everywhere.
     fn settle(&mut self) {
         for at in 0..GATEWAYS.len() {
             self.act(Action::Link(at));
@@ -353,13 +430,11 @@ impl Model {
         for round in 0..4 {
             self.deliver();
             for (index, device) in DEVICES.iter().enumerate() {
-                let home = self
-                    .world
-                    .rows
-                    .get(&d(device))
-                    .and_then(|row| row.gateway.clone());
+                let row = self.world.rows.get(&d(device));
+                let home = row.and_then(|row| row.gateway.clone());
+                let disabled = row.is_some_and(|row| row.disabled);
                 for (at, gateway) in GATEWAYS.iter().enumerate() {
-                    if home == Some(g(gateway)) {
+                    if disabled || home == Some(g(gateway)) {
                         self.act(Action::Connect(index, at));
                     } else {
                         self.act(Action::Leave(index, at));
@@ -391,7 +466,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_device_ends_at_home_and_no_notice_is_left_behind(actions in prop::collection::vec(action(), 0..80)) {
+    fn every_device_ends_at_home_or_nowhere_and_no_notice_is_left_behind(actions in prop::collection::vec(action(), 0..80)) {
         let mut model = Model::new();
         for action in actions {
             model.act(action);
@@ -400,17 +475,32 @@ proptest! {
         for (id, gateway) in &model.gateways {
             for (device, (_, held)) in &gateway.held {
                 prop_assert!(!matches!(held, Held::Published { .. }), "{id} still has a notice for {device}");
-                let home = model.world.rows.get(device).and_then(|row| row.gateway.as_ref());
+                let row = model.world.rows.get(device);
+                let home = row.and_then(|row| row.gateway.as_ref());
+                if row.is_some_and(|row| row.disabled) {
+                    prop_assert_eq!(*held, Held::Denied, "{} holds that against {}", id, device);
+                    continue;
+                }
+                prop_assert!(home.is_none() || *held != Held::Denied, "{id} still denies {device}");
                 prop_assert!(home != Some(id) || *held == Held::Admitted, "{id} holds {held:?} against {device}");
             }
         }
         for (device, row) in &model.world.rows {
-            prop_assert_eq!(&row.connected, &row.gateway, "{}", device);
+            if row.disabled {
+                prop_assert_eq!(&row.connected, &None, "{}", device);
+                prop_assert!(model.gateways.values().all(|gateway| !gateway.connected.contains(device)));
+                let own = row.gateway.as_ref().map(|own| &model.gateways[own].held);
+                let held = own.and_then(|held| held.get(device));
+                prop_assert_eq!(held, Some(&(row.epoch, Held::Denied)), "{}", device);
+            } else {
+                prop_assert_eq!(&row.connected, &row.gateway, "{}", device);
+            }
         }
         let open: Vec<_> = model.moves.open().collect();
         prop_assert!(open.is_empty(), "{open:?}");
         prop_assert_eq!(model.moves.strays(), 0);
         prop_assert!(model.moves.places.is_empty());
+        prop_assert_eq!(model.denials.unanswered(&model.world), 0);
         prop_assert!(model.stored.values().all(MoveRecord::is_closed));
     }
 }

@@ -1,0 +1,229 @@
+//! Tickets in answers.
+
+use protocol::ticket::{Ticket, TicketError, endpoints_digest};
+
+use super::*;
+use crate::{
+    bootstrap::tickets::{self, Tickets},
+    control::now,
+    signers::{self, keeper::Keeper},
+    store::{
+        committer::{CommitMetrics, Committer},
+        memory::MemoryStore,
+    },
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct Signing {
+    bench: Bench,
+    keeper: Arc<Keeper>,
+    registry: Registry,
+    _committer: Committer,
+}
+
+impl Signing {
+    async fn new(ttl: Duration, kept: usize) -> Self {
+        let (committer, commits) =
+            Committer::spawn(Arc::new(MemoryStore::default()), 100, CommitMetrics::default());
+        let overlap = Duration::ZERO;
+        let keeper = Keeper::start(signers::Settings { overlap, ttl }, &[], commits).await;
+        let keeper = Arc::new(keeper.unwrap());
+        let mut registry = Registry::default();
+        let tickets = Tickets::new(
+            tickets::Settings { ttl, kept },
+            Arc::clone(&keeper),
+            &mut registry,
+        );
+        let Bench { hook, events } = Bench::new();
+        let hook = hook.with_tickets(tickets);
+        Self {
+            bench: Bench { hook, events },
+            keeper,
+            registry,
+            _committer: committer,
+        }
+    }
+
+    fn token(&self, device: &str) -> String {
+        match self.bench.ask(device, b"").outcome {
+            Outcome::Assigned(assigned) => assigned.ticket.expect("it carries one"),
+            refused => panic!("{refused:?}"),
+        }
+    }
+
+    fn verify(&self, token: &str) -> Result<Ticket, TicketError> {
+        Ticket::verify(token, &self.keeper.published().borrow(), now())
+    }
+
+    /// Changes the row of `d1`.
+    fn put(&self, epoch: u64, gateway: &str, disabled: bool) {
+        let record = DeviceRecord {
+            disabled,
+            ..DeviceRecord::new(g(gateway), Epoch::new(epoch), Timestamp::UNIX_EPOCH)
+        };
+        assert!(self.bench.hook.directory.apply(&"d1".parse().unwrap(), &record));
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let count = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().parse().unwrap()
+        };
+        (
+            count("registrar_tickets_signed_total "),
+            count("registrar_tickets_reused_total "),
+        )
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_says_what_the_answer_says() {
+    let signing = Signing::new(HOUR, 8).await;
+    let answer = signing.bench.ask("d1", br#"{"rid":"1"}"#);
+    let Outcome::Assigned(assigned) = answer.outcome else {
+        panic!("refused")
+    };
+    let ticket = signing.verify(&assigned.ticket.unwrap()).unwrap();
+    assert_eq!(ticket.device, assigned.device);
+    assert_eq!(ticket.gateway, assigned.gateway.id);
+    assert_eq!(ticket.epoch, assigned.epoch);
+    assert_eq!(
+        ticket.endpoints,
+        Some(endpoints_digest(&assigned.gateway.endpoints))
+    );
+    assert_eq!(ticket.expires.duration_since(ticket.issued).as_secs(), 3600);
+    // Nothing but an assignment carries one.
+    assert_eq!(signing.bench.code("d2", b"").0, ErrorCode::NoGateway);
+}
+
+#[tokio::test]
+async fn a_ticket_is_given_out_again_while_nothing_changes() {
+    let signing = Signing::new(HOUR, 8).await;
+    let first = signing.token("d1");
+    assert_eq!(signing.token("d1"), first);
+    assert_eq!(signing.counts(), (1, 1));
+    signing.put(9, "gw-a", false);
+    let second = signing.token("d1");
+    assert_eq!(signing.verify(&second).unwrap().epoch, Epoch::new(9));
+    assert_ne!(
+        signing.verify(&second).unwrap().id,
+        signing.verify(&first).unwrap().id
+    );
+    // Another key signs: what the old one signed is not given out any more.
+    signing.keeper.rotate(true, "test").await.unwrap();
+    let third = signing.token("d1");
+    assert_ne!(third, second);
+    assert!(signing.verify(&second).is_ok() && signing.verify(&third).is_ok());
+    assert_eq!(signing.counts(), (3, 1));
+}
+
+#[tokio::test]
+async fn a_ticket_is_renewed_in_half_of_its_life() {
+    let signing = Signing::new(Duration::from_secs(1), 8).await;
+    let first = signing.token("d1");
+    let renewed = tokio::time::timeout(Duration::from_secs(20), async {
+        while signing.token("d1") == first {
+            tokio::task::yield_now().await;
+        }
+    });
+    renewed.await.unwrap();
+}
+
+#[tokio::test]
+async fn endpoints_that_changed_are_in_the_next_ticket() {
+    let signing = Signing::new(HOUR, 8).await;
+    let first = signing.verify(&signing.token("d1")).unwrap();
+    let said = status("gw-a", &["mqtts://elsewhere.example:8883"]);
+    let record = GatewayRecord {
+        status: Some(said.clone()),
+        seen: None,
+    };
+    let settings = gateways::Settings {
+        status_interval: Duration::from_secs(10),
+        max_gateways: 10,
+        max_snapshot: 10,
+    };
+    let gateways = Gateways::restore(settings, vec![(g("gw-a"), record)], Timestamp::UNIX_EPOCH);
+    let hook = &signing.bench.hook;
+    for (id, gateway) in gateways.iter() {
+        hook.view.show_gateway(&hook.directory, id, gateway);
+    }
+    let second = signing.verify(&signing.token("d1")).unwrap();
+    assert_ne!(second.endpoints, first.endpoints);
+    assert_eq!(second.endpoints, Some(endpoints_digest(&said.endpoints)));
+}
+
+#[tokio::test]
+async fn what_is_kept_is_bounded_and_never_given_to_another_device() {
+    let signing = Signing::new(HOUR, 1).await;
+    let row = DeviceRecord::new(g("gw-a"), Epoch::new(8), Timestamp::UNIX_EPOCH);
+    signing.bench.hook.directory.apply(&"d4".parse().unwrap(), &row);
+    for _ in 0..3 {
+        assert_eq!(
+            signing.verify(&signing.token("d1")).unwrap().device.as_str(),
+            "d1"
+        );
+        assert_eq!(
+            signing.verify(&signing.token("d4")).unwrap().device.as_str(),
+            "d4"
+        );
+    }
+    assert_eq!(signing.counts(), (6, 0));
+}
+
+#[tokio::test]
+async fn a_revoked_key_takes_its_tickets_with_it() {
+    let signing = Signing::new(HOUR, 8).await;
+    let token = signing.token("d1");
+    let kid = signing.keeper.list().keys[0].kid.clone();
+    signing.keeper.revoke(&kid, "test").await.unwrap();
+    assert_eq!(signing.verify(&token), Err(TicketError::UnknownKey));
+    // The next answer carries one that is good, of the key that took its place.
+    assert!(signing.verify(&signing.token("d1")).is_ok());
+}
+
+#[tokio::test]
+async fn a_disabled_device_is_told_so_and_its_old_ticket_is_of_an_epoch_that_is_over() {
+    let signing = Signing::new(HOUR, 8).await;
+    let before = signing.verify(&signing.token("d1")).unwrap();
+    signing.put(9, "gw-a", true);
+    assert_eq!(signing.bench.code("d1", b""), (ErrorCode::Disabled, 3_600_000));
+    signing.put(10, "gw-a", false);
+    let after = signing.verify(&signing.token("d1")).unwrap();
+    // What gateways deny is every epoch up to 9.
+    assert!(before.epoch < Epoch::new(9) && after.epoch > Epoch::new(9));
+}
+
+/// `cargo test -p homeport-registrar --release -- --ignored --nocapture cost_of_a_ticket`
+#[tokio::test]
+#[ignore = "measures"]
+async fn cost_of_a_ticket() {
+    let signing = Signing::new(HOUR, 1 << 16).await;
+    let directory = &signing.bench.hook.directory;
+    const DEVICES: u32 = 20_000;
+    let ids: Vec<String> = (0..DEVICES).map(|n| format!("meter-{n:06}")).collect();
+    for id in &ids {
+        let row = DeviceRecord::new(g("gw-a"), Epoch::new(8), Timestamp::UNIX_EPOCH);
+        directory.apply(&id.parse().unwrap(), &row);
+    }
+    let plain = Bench::new();
+    for id in &ids {
+        let row = DeviceRecord::new(g("gw-a"), Epoch::new(8), Timestamp::UNIX_EPOCH);
+        plain.hook.directory.apply(&id.parse().unwrap(), &row);
+    }
+    for (what, hook) in [
+        ("without ticket", &plain.hook),
+        ("signed", &signing.bench.hook),
+        ("reused", &signing.bench.hook),
+    ] {
+        let started = tokio::time::Instant::now();
+        for id in &ids {
+            std::hint::black_box(hook.answer(id, &query(id, b"")));
+        }
+        println!("{what}: {:?} an answer", started.elapsed() / DEVICES);
+    }
+    println!("signed, reused: {:?}", signing.counts());
+}

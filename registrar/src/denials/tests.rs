@@ -1,0 +1,281 @@
+use std::cell::Cell;
+
+use jiff::ToSpan;
+use protocol::Endpoint;
+use uuid::Uuid;
+
+use super::*;
+
+/// A directory, and gateways that are on or off.
+#[derive(Default)]
+struct Place {
+    rows: BTreeMap<DeviceId, Assignment>,
+    online: BTreeSet<GatewayId>,
+    ids: Cell<u128>,
+}
+
+impl World for Place {
+    fn assignment(&self, device: &DeviceId) -> Option<Assignment> {
+        self.rows.get(device).cloned()
+    }
+
+    fn connected_on(&self, _: &GatewayId) -> Vec<DeviceId> {
+        Vec::new()
+    }
+
+    fn is_online(&self, gateway: &GatewayId) -> bool {
+        self.online.contains(gateway)
+    }
+
+    fn endpoint(&self, _: &GatewayId) -> Option<Endpoint> {
+        None
+    }
+
+    fn new_id(&self) -> CommandId {
+        self.ids.set(self.ids.get() + 1);
+        CommandId::new(Uuid::from_u128(self.ids.get()))
+    }
+}
+
+/// The core with its surroundings and a clock.
+struct Bench {
+    denials: Denials,
+    world: Place,
+    now: Timestamp,
+}
+
+fn d(id: &str) -> DeviceId {
+    id.parse().unwrap()
+}
+
+fn g(id: &str) -> GatewayId {
+    id.parse().unwrap()
+}
+
+/// What gateways are told, briefly: `a deny d1 2`.
+fn told(commands: &[Command]) -> Vec<String> {
+    let told = commands.iter().filter_map(|command| match command {
+        Command::Send(gateway, command) => Some(match &command.instruction {
+            Instruction::Deny { device, epoch } => format!("{gateway} deny {device} {epoch}"),
+            Instruction::Clear { device, epoch } => format!("{gateway} clear {device} {epoch}"),
+            Instruction::Admit { device, epoch } => format!("{gateway} admit {device} {epoch}"),
+            other => panic!("{other:?}"),
+        }),
+        Command::Intruder | Command::Resent => None,
+    });
+    told.collect()
+}
+
+impl Bench {
+    /// `d1` on `a` with epoch 1, and three gateways that are there.
+    fn new() -> Self {
+        let mut world = Place {
+            online: [g("a"), g("b"), g("c")].into(),
+            ..Place::default()
+        };
+        let row = Assignment {
+            gateway: Some(g("a")),
+            epoch: Epoch::FIRST,
+            connected: Some(g("a")),
+            disabled: false,
+        };
+        world.rows.insert(d("d1"), row);
+        Self {
+            denials: Denials::new(Duration::from_secs(10)),
+            world,
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn handle(&mut self, input: Input<'_>) -> Vec<Command> {
+        self.now = self.now.checked_add(1.second()).unwrap();
+        self.denials.handle(input, &self.world, self.now)
+    }
+
+    /// Changes the row as the service does, and tells the core.
+    fn set(&mut self, disabled: bool, gateway: &str, places: &[&str]) -> Vec<String> {
+        let row = self.world.rows.get_mut(&d("d1")).unwrap();
+        row.epoch = row.epoch.next();
+        (row.disabled, row.gateway) = (disabled, Some(g(gateway)));
+        let (device, places) = (&d("d1"), places.iter().map(|id| g(id)).collect());
+        told(&self.handle(Input::Changed { device, places }))
+    }
+
+    fn denied(&mut self, gateway: &str, epoch: u64) -> Vec<String> {
+        let event = Event::Denied {
+            device: d("d1"),
+            epoch: Epoch::new(epoch),
+            command: self.world.new_id(),
+        };
+        told(&self.handle(Input::Heard(&g(gateway), &event)))
+    }
+
+    fn snapshot(
+        &mut self,
+        gateway: &str,
+        connected: &[&str],
+        held: &[(&str, u64, HeldState)],
+    ) -> Vec<String> {
+        let held: Vec<_> = held
+            .iter()
+            .map(|(device, epoch, state)| HeldNotice {
+                device: d(device),
+                epoch: Epoch::new(*epoch),
+                command: self.world.new_id(),
+                state: *state,
+            })
+            .collect();
+        let connected: Vec<_> = connected.iter().map(|device| d(device)).collect();
+        told(&self.handle(Input::Snapshot {
+            gateway: &g(gateway),
+            connected: &connected,
+            held: &held,
+        }))
+    }
+
+    fn tick_after(&mut self, seconds: i64) -> Vec<String> {
+        self.now = self.now.checked_add(seconds.seconds()).unwrap();
+        told(&self.handle(Input::Tick))
+    }
+
+    fn unanswered(&self) -> usize {
+        self.denials.unanswered(&self.world)
+    }
+}
+
+#[test]
+fn every_gateway_a_disabled_device_may_be_on_denies_it_until_it_says_so() {
+    let mut bench = Bench::new();
+    bench.world.rows.get_mut(&d("d1")).unwrap().connected = Some(g("b"));
+    assert_eq!(
+        bench.set(true, "a", &["c"]),
+        ["a deny d1 2", "b deny d1 2", "c deny d1 2"]
+    );
+    assert_eq!(bench.unanswered(), 3);
+    assert!(bench.denied("a", 2).is_empty());
+    assert!(bench.denied("b", 2).is_empty());
+    assert!(bench.tick_after(1).is_empty());
+    assert_eq!(bench.tick_after(10), ["c deny d1 2"]);
+    assert!(bench.denied("c", 2).is_empty());
+    assert!(bench.tick_after(60).is_empty());
+    assert_eq!(bench.unanswered(), 0);
+}
+
+#[test]
+fn an_answer_about_an_older_epoch_is_none() {
+    let mut bench = Bench::new();
+    bench.set(true, "a", &[]);
+    bench.set(false, "a", &[]);
+    bench.set(true, "a", &[]);
+    assert_eq!(bench.denied("a", 2), ["a deny d1 4"]);
+    assert_eq!(bench.unanswered(), 1);
+    assert!(bench.denied("a", 4).is_empty());
+    assert_eq!(bench.unanswered(), 0);
+}
+
+#[test]
+fn once_enabled_it_is_cleared_elsewhere_and_its_own_gateway_is_for_the_moves() {
+    let mut bench = Bench::new();
+    bench.set(true, "a", &["b"]);
+    assert_eq!(bench.set(false, "a", &[]), ["b clear d1 3"]);
+    assert!(bench.denials.denials.is_empty() && bench.denials.on.is_empty());
+    // The answers that were on their way are undone.
+    assert_eq!(bench.denied("a", 2), ["a admit d1 3"]);
+    assert_eq!(bench.denied("b", 2), ["b clear d1 3"]);
+}
+
+#[test]
+fn a_gateway_that_comes_back_is_told_what_it_misses_and_what_is_over() {
+    let mut bench = Bench::new();
+    bench.world.online.remove(&g("a"));
+    assert!(bench.set(true, "a", &[]).is_empty());
+    assert_eq!(bench.unanswered(), 0);
+    bench.world.online.insert(g("a"));
+    assert_eq!(bench.snapshot("a", &["d1"], &[]), ["a deny d1 2"]);
+    assert_eq!(bench.snapshot("a", &[], &[]), ["a deny d1 2"]);
+    assert_eq!(
+        bench.snapshot("a", &[], &[("d1", 1, HeldState::Denied)]),
+        ["a deny d1 2"]
+    );
+    assert_eq!(
+        bench.snapshot("a", &[], &[("d1", 2, HeldState::Published)]),
+        ["a deny d1 2"]
+    );
+    assert!(
+        bench
+            .snapshot("a", &[], &[("d1", 2, HeldState::Denied)])
+            .is_empty()
+    );
+    // A gateway it is not known on denies it as well, and may go on.
+    assert!(
+        bench
+            .snapshot("b", &[], &[("d1", 2, HeldState::Denied)])
+            .is_empty()
+    );
+    bench.world.online.remove(&g("b"));
+    assert!(bench.set(false, "a", &[]).is_empty());
+    bench.world.online.insert(g("b"));
+    assert_eq!(
+        bench.snapshot("a", &[], &[("d1", 2, HeldState::Denied)]),
+        ["a admit d1 3"]
+    );
+    assert_eq!(
+        bench.snapshot("b", &[], &[("d1", 2, HeldState::Denied)]),
+        ["b clear d1 3"]
+    );
+    assert!(
+        bench
+            .snapshot("b", &[], &[("d1", 3, HeldState::Moved)])
+            .is_empty()
+    );
+}
+
+#[test]
+fn wherever_a_disabled_device_is_seen_it_is_denied() {
+    let mut bench = Bench::new();
+    bench.set(true, "a", &[]);
+    let connected = Event::Connected {
+        device: d("d1"),
+        epoch: None,
+    };
+    let commands = bench.handle(Input::Heard(&g("c"), &connected));
+    assert_eq!(told(&commands), ["c deny d1 2"]);
+    assert!(commands.contains(&Command::Intruder));
+    // So it is when it is given to another gateway meanwhile.
+    assert_eq!(
+        bench.set(true, "b", &[]),
+        ["a deny d1 3", "b deny d1 3", "c deny d1 3"]
+    );
+    assert_eq!(
+        bench.denials.wanted_on(&g("b")),
+        [(d("d1"), Epoch::new(3))].into()
+    );
+}
+
+#[test]
+fn a_start_asks_nothing_and_snapshots_do_the_rest() {
+    let mut bench = Bench::new();
+    bench.world.rows.get_mut(&d("d1")).unwrap().disabled = true;
+    bench.denials.restore(d("d1"), &bench.world, bench.now);
+    assert_eq!(bench.snapshot("a", &[], &[]), ["a deny d1 1"]);
+    assert!(bench.snapshot("b", &[], &[]).is_empty());
+}
+
+#[test]
+fn a_removed_device_stays_denied_where_it_was() {
+    let mut bench = Bench::new();
+    bench.set(true, "a", &["b"]);
+    let row = bench.world.rows.get_mut(&d("d1")).unwrap();
+    (row.gateway, row.disabled, row.epoch) = (None, false, row.epoch.next());
+    let device = &d("d1");
+    let commands = bench.handle(Input::Changed {
+        device,
+        places: Vec::new(),
+    });
+    assert!(told(&commands).is_empty() && bench.denials.denials.is_empty());
+    assert!(
+        bench
+            .snapshot("a", &[], &[("d1", 2, HeldState::Denied)])
+            .is_empty()
+    );
+}

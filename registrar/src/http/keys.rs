@@ -1,0 +1,51 @@
+//! The keys that tickets are signed with: changed by admins, read by everyone.
+
+use std::sync::Arc;
+
+use axum::{
+    Json as Answer,
+    extract::{Path, State},
+    http::header,
+    response::IntoResponse,
+};
+
+use super::{
+    App,
+    error::Failure,
+    extract::{Actor, Json},
+};
+use crate::api::{Keys, Rotate};
+
+/// How long a copy of the published keys may be used, in seconds: well below the time a new key waits before it signs.
+const CACHED: &str = "public, max-age=60";
+
+pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Answer<Keys>, Failure> {
+    Ok(Answer(app.loaded()?.keeper.list()))
+}
+
+pub(super) async fn rotate(
+    State(app): State<Arc<App>>,
+    Actor(actor): Actor,
+    Json(rotate): Json<Rotate>,
+) -> Result<Answer<Keys>, Failure> {
+    Ok(Answer(app.loaded()?.keeper.rotate(rotate.now, &actor).await?))
+}
+
+pub(super) async fn revoke(
+    State(app): State<Arc<App>>,
+    Path(kid): Path<String>,
+    Actor(actor): Actor,
+) -> Result<Answer<Keys>, Failure> {
+    Ok(Answer(app.loaded()?.keeper.revoke(&kid, &actor).await?))
+}
+
+/// The public halves, as a JWKS.
+pub(super) async fn published(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Failure> {
+    let keys = Arc::clone(&app.loaded()?.keeper.published().borrow());
+    let body = serde_json::to_vec(&*keys).map_err(|error| Failure::internal(error.to_string()))?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/jwk-set+json"),
+        (header::CACHE_CONTROL, CACHED),
+    ];
+    Ok((headers, body))
+}

@@ -1,0 +1,232 @@
+//! The keys, kept: written before they are used, handed to those who sign, shown to those who check.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use protocol::ticket::{KeySet, SigningKey};
+use tokio::{
+    sync::{Mutex, watch},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Change, Input, Refused, Seed, Settings, Signers, Stage};
+use crate::{
+    api::{KeyStage, Keys, SignerKey},
+    control::now,
+    metrics::gauge,
+    store::{
+        Transaction,
+        committer::{CommitError, Commits},
+        item::{Item, ItemChange, Table},
+        record::{AuditRecord, DecodeError},
+    },
+};
+
+/// How often it is looked whether a key is over.
+const TICK: Duration = Duration::from_secs(10);
+
+/// Who does what nobody asked for, which only the program's log tells.
+const SELF: &str = "registrar";
+
+/// Why the keys were not changed. Nothing of the change is done.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// It makes no sense.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// A stored key cannot be read.
+    #[error("signing key {kid}: {source}")]
+    Record {
+        /// Its name.
+        kid: String,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// The operating system has no random bytes.
+    #[error("there are no random bytes to make a key from")]
+    Random,
+    /// It cannot be written.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// The one who keeps the keys; see the module.
+pub struct Keeper {
+    /// Held while a change is written: one at a time.
+    changing: Mutex<Commits>,
+    signers: RwLock<Arc<Signers>>,
+    published: watch::Sender<Arc<KeySet>>,
+    count: Gauge,
+}
+
+impl Keeper {
+    /// Takes up the keys among what is stored, and makes the first one if there is none.
+    ///
+    /// # Errors
+    /// A key that cannot be read, or one that cannot be made or written.
+    pub async fn start(settings: Settings, items: &[Item], commits: Commits) -> Result<Self, KeeperError> {
+        let stored = items.iter().filter(|item| item.table == Table::Signer);
+        let records = stored.map(|item| {
+            item.decode().map_err(|source| KeeperError::Record {
+                kid: item.name.clone(),
+                source,
+            })
+        });
+        let signers = Signers::restore(settings, records.collect::<Result<Vec<_>, _>>()?);
+        let keeper = Self {
+            changing: Mutex::new(commits),
+            published: watch::Sender::new(Arc::new(signers.published())),
+            signers: RwLock::new(Arc::new(signers)),
+            count: Gauge::default(),
+        };
+        keeper.change(&Input::Started(seed()?), SELF).await?;
+        Ok(keeper)
+    }
+
+    /// Makes what it counts part of a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "registrar_signing_keys",
+            "Keys that tickets may be signed with",
+            self.count.clone(),
+        );
+    }
+
+    /// Makes a new key, which signs after a while, or at once.
+    ///
+    /// # Errors
+    /// One is about to sign already, there are too many, or it cannot be written.
+    pub async fn rotate(&self, at_once: bool, actor: &str) -> Result<Keys, KeeperError> {
+        let input = Input::Rotate {
+            seed: seed()?,
+            at_once,
+        };
+        self.change(&input, actor).await?;
+        Ok(self.list())
+    }
+
+    /// Forgets a key: tickets that it signed are refused by every gateway that hears of it. If it was the one that signs, another
+    /// one does so at once.
+    ///
+    /// # Errors
+    /// An unknown key, or it cannot be written.
+    pub async fn revoke(&self, kid: &str, actor: &str) -> Result<Keys, KeeperError> {
+        let input = Input::Revoke { kid, seed: seed()? };
+        self.change(&input, actor).await?;
+        Ok(self.list())
+    }
+
+    /// The key that signs.
+    pub fn signing(&self, now: Timestamp) -> Arc<SigningKey> {
+        let signers = self.signers.read();
+        Arc::clone(
+            signers
+                .signing(now)
+                .expect("a start makes one, and revoking it another"),
+        )
+    }
+
+    /// The keys to check tickets with, now and as they change.
+    pub fn published(&self) -> watch::Receiver<Arc<KeySet>> {
+        self.published.subscribe()
+    }
+
+    /// What people are shown.
+    pub fn list(&self) -> Keys {
+        let signers = Arc::clone(&self.signers.read());
+        let key = |(signer, stage, until): (&super::Signer, Stage, Option<Timestamp>)| SignerKey {
+            kid: signer.key.public().kid().to_owned(),
+            stage: match stage {
+                Stage::Pending => KeyStage::Pending,
+                Stage::Signing => KeyStage::Signing,
+                Stage::Retired => KeyStage::Retired,
+            },
+            made: signer.record.made,
+            signs: signer.record.signs,
+            until,
+        };
+        Keys {
+            keys: signers.iter(now()).map(key).collect(),
+        }
+    }
+
+    /// Forgets keys that are over, until it is cancelled.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            if let Err(error) = self.change(&Input::Tick, SELF).await {
+                tracing::warn!(%error, "signing keys that are over are kept for now");
+            }
+        }
+    }
+
+    async fn change(&self, input: &Input<'_>, actor: &str) -> Result<(), KeeperError> {
+        let commits = self.changing.lock().await;
+        let now = now();
+        let mut signers = Signers::clone(&self.signers.read());
+        let changes = signers.plan(input, now)?;
+        if !changes.is_empty() {
+            commits.commit(transaction(&changes, actor, now)).await?;
+            for change in &changes {
+                tracing::info!(kid = change.kid, what = what(change), actor, "signing key");
+            }
+            signers.apply(changes);
+        }
+        let published = Arc::new(signers.published());
+        self.count.set(gauge(published.iter().count()));
+        *self.signers.write() = Arc::new(signers);
+        self.published.send_if_modified(|before| {
+            let changed = *before != published;
+            *before = published;
+            changed
+        });
+        Ok(())
+    }
+}
+
+fn transaction(changes: &[Change], actor: &str, now: Timestamp) -> Transaction {
+    let items = changes
+        .iter()
+        .map(|change| ItemChange::new(change.kid.as_str(), change.before.as_ref(), change.after.as_ref()));
+    // The first one is what was asked for; what follows from it is told with it.
+    let lines: Vec<_> = changes
+        .iter()
+        .map(|change| format!("key {} {}", change.kid, what(change)))
+        .collect();
+    let subject = changes.first().map(|change| format!("key {}", change.kid));
+    let action = changes
+        .first()
+        .map_or("keys", |change| match (&change.before, &change.after) {
+            (_, None) => "key_remove",
+            (None, _) => "key_add",
+            _ => "key_change",
+        });
+    Transaction {
+        items: items.collect(),
+        audit: subject
+            .filter(|_| actor != SELF)
+            .map(|subject| AuditRecord::of_subject(action, subject, Some(lines.join("; ")), actor, now)),
+        ..Transaction::default()
+    }
+}
+
+fn what(change: &Change) -> String {
+    match &change.after {
+        Some(record) => format!("signs from {}", record.signs),
+        None => "is believed no more".to_owned(),
+    }
+}
+
+fn seed() -> Result<Seed, KeeperError> {
+    let mut seed = Seed::default();
+    aws_lc_rs::rand::fill(&mut seed).map_err(|_| KeeperError::Random)?;
+    Ok(seed)
+}

@@ -1,0 +1,216 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const OVERLAP: Duration = Duration::from_secs(600);
+
+fn settings() -> Settings {
+    Settings {
+        overlap: OVERLAP,
+        ttl: HOUR,
+    }
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+/// The core as the keeper drives it.
+struct Bench(Signers);
+
+impl Bench {
+    fn new() -> Self {
+        let mut bench = Self(Signers::restore(settings(), []));
+        bench.does(Input::Started([0; 32]), 0).unwrap();
+        bench
+    }
+
+    fn does(&mut self, input: Input<'_>, seconds: i64) -> Result<Vec<Change>, Refused> {
+        let changes = self.0.plan(&input, at(seconds))?;
+        self.0.apply(changes.clone());
+        Ok(changes)
+    }
+
+    fn rotate(&mut self, seed: u8, seconds: i64) -> Result<String, Refused> {
+        let input = Input::Rotate {
+            seed: [seed; 32],
+            at_once: false,
+        };
+        Ok(self.does(input, seconds)?.remove(0).kid)
+    }
+
+    fn revoke(&mut self, kid: &str, seed: u8, seconds: i64) -> Result<Vec<Change>, Refused> {
+        let seed = [seed; 32];
+        self.does(Input::Revoke { kid, seed }, seconds)
+    }
+
+    fn signing(&self, seconds: i64) -> String {
+        let key = self.0.signing(at(seconds));
+        key.expect("there is always one").public().kid().to_owned()
+    }
+
+    fn published(&self) -> Vec<String> {
+        self.0
+            .published()
+            .iter()
+            .map(|key| key.kid().to_owned())
+            .collect()
+    }
+
+    fn publishes(&self, kid: &str) -> bool {
+        self.published().iter().any(|published| published == kid)
+    }
+}
+
+#[test]
+fn the_first_key_is_made_once_and_signs_at_once() {
+    let mut bench = Bench::new();
+    let first = bench.signing(0);
+    assert_eq!(bench.published(), std::slice::from_ref(&first));
+    assert_eq!(bench.does(Input::Started([9; 32]), 1), Ok(vec![]));
+    assert_eq!(bench.signing(1), first);
+}
+
+#[test]
+fn a_new_key_is_published_before_it_signs_and_the_old_one_until_its_tickets_are_over() {
+    let mut bench = Bench::new();
+    let old = bench.signing(0);
+    let new = bench.rotate(1, 100).unwrap();
+    assert!(bench.publishes(&new));
+    assert_eq!(bench.signing(699), old);
+    assert_eq!(bench.signing(700), new);
+    // A ticket signed just before lives for an hour.
+    assert_eq!(bench.does(Input::Tick, 700 + 3599), Ok(vec![]));
+    assert!(bench.publishes(&old));
+    bench.does(Input::Tick, 700 + 3600).unwrap();
+    assert_eq!(bench.published(), [new]);
+}
+
+#[test]
+fn a_pending_key_is_not_overtaken_but_may_be_hurried() {
+    let mut bench = Bench::new();
+    let new = bench.rotate(1, 0).unwrap();
+    assert_eq!(
+        bench.rotate(2, 1),
+        Err(Refused::Pending {
+            kid: new.clone(),
+            signs: at(600)
+        })
+    );
+    let hurried = Input::Rotate {
+        seed: [2; 32],
+        at_once: true,
+    };
+    bench.does(hurried, 2).unwrap();
+    assert_eq!(bench.signing(2), new);
+    assert_eq!(bench.published().len(), 2);
+}
+
+#[test]
+fn a_revoked_key_is_gone_at_once_and_another_one_signs() {
+    let mut bench = Bench::new();
+    let first = bench.signing(0);
+    bench.revoke(&first, 1, 10).unwrap();
+    let second = bench.signing(10);
+    assert!(second != first && !bench.publishes(&first));
+    // The one that waits takes over at once.
+    let third = bench.rotate(2, 20).unwrap();
+    bench.revoke(&second, 3, 30).unwrap();
+    assert_eq!(
+        (bench.signing(30), bench.published()),
+        (third.clone(), vec![third])
+    );
+    assert_eq!(bench.revoke(&first, 4, 40), Err(Refused::Unknown(first)));
+}
+
+#[test]
+fn a_retired_key_never_signs_again() {
+    let mut bench = Bench::new();
+    let first = bench.signing(0);
+    let second = bench.rotate(1, 0).unwrap();
+    assert_eq!(bench.signing(1000), second);
+    bench.revoke(&second, 2, 1000).unwrap();
+    let third = bench.signing(1000);
+    assert!(third != first && third != second);
+    assert!(bench.publishes(&first));
+}
+
+#[test]
+fn shorter_tickets_do_not_cut_short_those_that_are_out() {
+    let bench = Bench::new();
+    let old = bench.signing(0);
+    let records = bench.0.keys.iter().map(|signer| signer.record.clone());
+    let shorter = Settings {
+        ttl: Duration::from_secs(60),
+        ..settings()
+    };
+    let mut bench = Bench(Signers::restore(shorter, records));
+    assert_eq!(bench.does(Input::Started([9; 32]), 0), Ok(vec![]));
+    bench.rotate(1, 0).unwrap();
+    bench.does(Input::Tick, 600 + 3599).unwrap();
+    assert!(bench.publishes(&old));
+    // Longer ones are noted before the first of them is signed.
+    let longer = Settings {
+        ttl: 2 * HOUR,
+        ..settings()
+    };
+    let records = bench.0.keys.iter().map(|signer| signer.record.clone());
+    let mut bench = Bench(Signers::restore(longer, records));
+    let noted = bench.does(Input::Started([9; 32]), 601).unwrap();
+    assert_eq!(noted.len(), 1);
+    assert_eq!(noted[0].after.as_ref().unwrap().ttl_s, 7200);
+}
+
+#[test]
+fn there_are_not_more_keys_than_may_be() {
+    let mut bench = Bench::new();
+    let at_once = |seed| Input::Rotate {
+        seed: [seed; 32],
+        at_once: true,
+    };
+    for seed in 1..MAX_KEYS as u8 {
+        bench.does(at_once(seed), 0).unwrap();
+    }
+    assert_eq!(bench.does(at_once(99), 0), Err(Refused::TooMany));
+    assert_eq!(bench.published().len(), MAX_KEYS);
+}
+
+proptest! {
+    /// Whatever is asked for and when: one published key signs, a ticket stays good for its life unless its key was revoked, and
+    /// what is stored is what there is.
+    #[test]
+    fn tickets_outlive_rotations(steps in prop::collection::vec((0..4u8, 0..1500i64), 1..60)) {
+        let mut bench = Bench::new();
+        let (mut now, mut seed) = (0, 0u8);
+        let mut revoked = Vec::new();
+        let mut tickets: Vec<(String, i64)> = Vec::new();
+        for (what, passed) in steps {
+            now += passed;
+            seed = seed.wrapping_add(1);
+            let asked = match what {
+                0 => bench.rotate(seed, now).map(drop),
+                1 => bench.does(Input::Rotate { seed: [seed; 32], at_once: true }, now).map(drop),
+                2 => {
+                    let kids = bench.published();
+                    let kid = kids[usize::from(seed) % kids.len()].clone();
+                    revoked.push(kid.clone());
+                    bench.revoke(&kid, seed.wrapping_add(128), now).map(drop)
+                }
+                _ => bench.does(Input::Tick, now).map(drop),
+            };
+            prop_assert!(!matches!(asked, Err(Refused::Unknown(_))));
+            let signing = bench.signing(now);
+            prop_assert!(bench.publishes(&signing));
+            tickets.push((signing, now + 3600));
+            for (kid, expires) in &tickets {
+                prop_assert!(*expires <= now || revoked.contains(kid) || bench.publishes(kid));
+            }
+            prop_assert!(revoked.iter().all(|kid| !bench.publishes(kid)));
+            prop_assert!(bench.published().len() <= MAX_KEYS + 1);
+            let stored = bench.0.keys.iter().map(|signer| signer.record.clone());
+            let restored = Signers::restore(settings(), stored);
+            prop_assert_eq!(restored.published(), bench.0.published());
+        }
+    }
+}
