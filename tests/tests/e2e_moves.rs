@@ -1,14 +1,10 @@
 //! A device is moved: with and without its help, back and forth, and when it turns up where it does not belong.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    process::Command,
-};
+use std::process::Command;
 
 use homeport_tests::kit::{
-    Agent, DEADLINE, Gateway, Paho, Registrar, Subscriber, binary, finish, mosquitto, retained, root, until,
+    Agent, Gateway, Paho, Registrar, Subscriber, binary, connack, finish, mosquitto, retained, root, until,
 };
 use registrar::api::MigrationState;
 
@@ -27,20 +23,6 @@ fn migrate_device(registrar: &Registrar, args: &[&str]) -> Command {
         .args(["--server", &registrar.server()])
         .env("REGISTRAR_BIN", binary("registrar"));
     command
-}
-
-/// The CONNACK a 3.1.1 client with this id is given, byte by byte.
-fn connack(broker: SocketAddr, id: &str) -> [u8; 4] {
-    let mut packet = vec![0x10, u8::try_from(12 + id.len()).unwrap()];
-    packet.extend(*b"\x00\x04MQTT\x04\x02\x00\x3c\x00");
-    packet.push(u8::try_from(id.len()).unwrap());
-    packet.extend(id.as_bytes());
-    let mut stream = TcpStream::connect(broker).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(&packet).unwrap();
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).unwrap();
-    answer
 }
 
 const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];

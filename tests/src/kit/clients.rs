@@ -1,6 +1,7 @@
 use std::{
     ffi::OsStr,
-    net::SocketAddr,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -9,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Finished, Process, eventually, finish, root, until};
+use super::{DEADLINE, Finished, Process, eventually, finish, root, until};
 
 /// A message, as a subscriber prints it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,24 @@ pub fn mosquitto(program: &str, broker: SocketAddr, args: &[&str]) -> Command {
         .args(["-h", &broker.ip().to_string(), "-p", &broker.port().to_string()])
         .args(args);
     command
+}
+
+/// The CONNACK a 3.1.1 client with this id is given, byte by byte.
+///
+/// # Panics
+/// When it is given none.
+#[track_caller]
+pub fn connack(broker: SocketAddr, id: &str) -> [u8; 4] {
+    let mut packet = vec![0x10, u8::try_from(12 + id.len()).unwrap()];
+    packet.extend(*b"\x00\x04MQTT\x04\x02\x00\x3c\x00");
+    packet.push(u8::try_from(id.len()).unwrap());
+    packet.extend(id.as_bytes());
+    let mut stream = TcpStream::connect(broker).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(&packet).unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).unwrap();
+    answer
 }
 
 /// Publishes one message with `mosquitto_pub`, QoS 1.

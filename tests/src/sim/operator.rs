@@ -12,13 +12,18 @@ pub enum Action {
     Import(DeviceId, GatewayId),
     /// Removes a device.
     Remove(DeviceId),
+    /// Disables a device, or enables it again.
+    Disable(DeviceId, bool),
 }
 
 impl Action {
     /// The device it is about.
     pub fn device(&self) -> &DeviceId {
         match self {
-            Self::Assign(device, _) | Self::Import(device, _) | Self::Remove(device) => device,
+            Self::Assign(device, _)
+            | Self::Import(device, _)
+            | Self::Remove(device)
+            | Self::Disable(device, _) => device,
         }
     }
 
@@ -29,6 +34,7 @@ impl Action {
         match rng.random_range(0..20) {
             0 => Self::Remove(device),
             1..3 => Self::Import(device, gateway),
+            3..7 => Self::Disable(device, rng.random_bool(0.4)),
             _ => Self::Assign(device, gateway),
         }
     }

@@ -16,6 +16,7 @@ use protocol::{
     },
 };
 use registrar::{
+    denials::{self, Denials},
     directory::Directory,
     gateways::{self, Gateways},
     moves::{self, Assignment, Moves},
@@ -53,6 +54,7 @@ pub struct Running {
     directory: Directory,
     gateways: Gateways,
     pub moves: Moves,
+    denials: Denials,
     /// Who is connected to the bootstrap broker: the newest link of each gateway, and its status if it sent one.
     links: BTreeMap<GatewayId, (LinkNo, Option<GatewayStatus>)>,
     waiting: VecDeque<Input>,
@@ -73,6 +75,7 @@ impl moves::World for Surroundings<'_> {
             gateway: row.gateway().filter(|_| row.is_assigned()).map(id),
             epoch: row.epoch(),
             connected: row.seen().map(id),
+            disabled: row.is_disabled(),
         })
     }
 
@@ -140,6 +143,15 @@ impl Registrar {
             gateways: &gateways,
             ids: &self.disk.ids,
         };
+        let mut denials = Denials::new(RESEND_AFTER);
+        for (device, _) in self
+            .disk
+            .devices
+            .iter()
+            .filter(|(_, row)| row.disabled && !row.removed)
+        {
+            denials.restore(device.clone(), &world, now);
+        }
         for command in moves.restore(open, &world, now) {
             if let moves::Command::Persist(record) = command {
                 persist(&mut self.disk.moves, record, net);
@@ -150,6 +162,7 @@ impl Registrar {
             directory,
             gateways,
             moves,
+            denials,
             links: BTreeMap::new(),
             waiting: VecDeque::new(),
             committing: VecDeque::new(),
@@ -308,6 +321,12 @@ impl Registrar {
         false
     }
 
+    /// Whether a device is disabled, by the disk.
+    pub fn is_disabled(&self, device: &DeviceId) -> bool {
+        let row = self.disk.devices.get(device);
+        row.is_some_and(|row| row.disabled && !row.removed)
+    }
+
     /// The gateway a device belongs to, by the disk.
     pub fn own(&self, device: &DeviceId) -> Option<&GatewayId> {
         self.disk
@@ -351,6 +370,9 @@ impl Running {
         let Some(row) = self.directory.lookup(device.as_str()) else {
             return refusal(ErrorCode::UnknownDevice, "not in the directory");
         };
+        if row.is_disabled() {
+            return refusal(ErrorCode::Disabled, "disabled");
+        }
         let id = self
             .directory
             .gateway(row.gateway().expect("an assigned row has a gateway"));
@@ -431,6 +453,35 @@ impl Running {
             gateways: &self.gateways,
             ids: &disk.ids,
         };
+        let now = net.wall(0);
+        let changed = |moves: &Moves, device| denials::Input::Changed {
+            device,
+            places: moves.places_of(device),
+        };
+        let first = match &input {
+            moves::Input::Moved(record) => Some(changed(&self.moves, &record.device)),
+            moves::Input::Assigned(device) | moves::Input::Removed(device) => {
+                Some(changed(&self.moves, device))
+            }
+            moves::Input::Heard(gateway, event) => Some(denials::Input::Heard(gateway, event)),
+            moves::Input::Snapshot {
+                gateway,
+                connected,
+                held,
+            } => Some(denials::Input::Snapshot {
+                gateway,
+                connected,
+                held,
+            }),
+            moves::Input::Tick => Some(denials::Input::Tick),
+            moves::Input::Asked(..) | moves::Input::Offline(_) => None,
+        };
+        for command in first.map_or(Vec::new(), |input| self.denials.handle(input, &world, now)) {
+            if let denials::Command::Send(gateway, command) = command {
+                net.tell(|| format!("registrar tells {gateway}: {:?}", command.instruction));
+                sends.entry(gateway).or_default().push(command);
+            }
+        }
         for command in self.moves.handle(input, &world, net.wall(0)) {
             match command {
                 moves::Command::Persist(record) => persist(&mut disk.moves, record, net),

@@ -396,6 +396,20 @@ impl World {
             let Some(own) = self.registrar.own(&device.id) else {
                 continue;
             };
+            if self.registrar.is_disabled(&device.id) {
+                let there = self.gateways.iter().find(|gateway| {
+                    let running = gateway.running.as_ref();
+                    running.is_some_and(|running| running.present.contains_key(&device.id))
+                });
+                if let Some(gateway) = there {
+                    return Some(format!("{} is disabled, and on {}", device.id, gateway.id));
+                }
+                let seen = self.registrar.running.as_ref()?.seen(&device.id);
+                if let Some(seen) = seen {
+                    return Some(format!("{} is disabled, the directory says {seen}", device.id));
+                }
+                continue;
+            }
             if device.home() != Some(own) {
                 return Some(format!(
                     "{} is on {:?} instead of {own}",

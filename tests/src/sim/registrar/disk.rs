@@ -52,14 +52,25 @@ impl Disk {
             None => Epoch::FIRST,
         };
         let now = net.wall(0);
+        let disabled = row.is_some_and(|row| !row.removed && row.disabled);
         let put = |gateway: &GatewayId, removed| DeviceRecord {
             removed,
+            disabled,
             ..DeviceRecord::new(gateway.clone(), epoch, now)
         };
         match action {
             Action::Remove(_) => owner.map(|owner| (put(owner, true), moves::Input::Removed(device))),
             Action::Assign(_, to) | Action::Import(_, to) if owner == Some(to) => None,
-            Action::Assign(_, to) if owner.is_some() => {
+            Action::Disable(_, wanted) => {
+                let row = row.filter(|row| !row.removed && row.disabled != *wanted)?;
+                let record = DeviceRecord {
+                    epoch,
+                    disabled: *wanted,
+                    ..row.clone()
+                };
+                Some((record, moves::Input::Assigned(device)))
+            }
+            Action::Assign(_, to) if owner.is_some() && !disabled => {
                 let from = owner.into_iter().cloned();
                 let source = |gateway| MoveSource {
                     gateway,
