@@ -14,7 +14,7 @@ mod wait;
 
 pub use agent::Agent;
 pub use binaries::{binary, root};
-pub use clients::{Line, Message, Paho, Subscriber, connack, mosquitto, publish, retained};
+pub use clients::{Line, Message, Paho, Subscriber, connack, connack_with, mosquitto, publish, retained};
 pub use process::{Finished, Process, finish};
 pub use servers::{Addresses, Gateway, Registrar, Server};
 pub use wait::{DEADLINE, eventually, until};

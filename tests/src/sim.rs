@@ -29,6 +29,8 @@ pub enum Sabotage {
     ReuseEpochs,
     /// Gateways obey a repeated command of an old epoch as if it were new.
     IgnoreEpochs,
+    /// Gateways are never told whom to deny.
+    NoDenials,
     /// Gateways never say what they hold.
     NoSnapshots,
     /// A gateway answers before its notices are on disk.

@@ -88,6 +88,7 @@ fn what_is_broken_on_purpose_is_found() {
         Sabotage::AcknowledgeEarly,
         Sabotage::ReuseEpochs,
         Sabotage::IgnoreEpochs,
+        Sabotage::NoDenials,
         Sabotage::NoSnapshots,
         Sabotage::AnswerEarly,
         Sabotage::Impatient,

@@ -49,10 +49,33 @@ pub fn mosquitto(program: &str, broker: SocketAddr, args: &[&str]) -> Command {
 /// When it is given none.
 #[track_caller]
 pub fn connack(broker: SocketAddr, id: &str) -> [u8; 4] {
-    let mut packet = vec![0x10, u8::try_from(12 + id.len()).unwrap()];
-    packet.extend(*b"\x00\x04MQTT\x04\x02\x00\x3c\x00");
-    packet.push(u8::try_from(id.len()).unwrap());
-    packet.extend(id.as_bytes());
+    connack_to(broker, 0x02, &[id])
+}
+
+/// The same, for one with a password. Its user name, which 3.1.1 wants beside it, is its id.
+///
+/// # Panics
+/// When it is given none.
+#[track_caller]
+pub fn connack_with(broker: SocketAddr, id: &str, password: &str) -> [u8; 4] {
+    connack_to(broker, 0xc2, &[id, id, password])
+}
+
+#[track_caller]
+fn connack_to(broker: SocketAddr, flags: u8, fields: &[&str]) -> [u8; 4] {
+    let mut body = [&b"\x00\x04MQTT\x04"[..], &[flags, 0, 60]].concat();
+    for field in fields {
+        body.extend(u16::try_from(field.len()).unwrap().to_be_bytes());
+        body.extend(field.as_bytes());
+    }
+    let mut packet = vec![0x10];
+    let mut left = body.len();
+    while left >= 0x80 {
+        packet.push((left % 0x80) as u8 | 0x80);
+        left /= 0x80;
+    }
+    packet.push(left as u8);
+    packet.extend(body);
     let mut stream = TcpStream::connect(broker).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(&packet).unwrap();

@@ -308,6 +308,22 @@ impl Gateway {
         gateway
     }
 
+    /// Starts one with more of its configuration in the environment, and waits until the registrar knows it.
+    #[track_caller]
+    pub fn start_with(registrar: &Registrar, id: &str, environment: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let args = ["--id", id, "--registrar", &registrar.url()];
+        let mut server = Server {
+            environment: environment.iter().map(owned).collect(),
+            ..Server::new("gateway", id, &args, None)
+        };
+        server
+            .launch()
+            .unwrap_or_else(|ended| panic!("gateway {id} does not start: {ended}"));
+        registrar.wait_gateway(id, protocol::message::GatewayState::Online);
+        Self(server)
+    }
+
     /// Starts one that may refuse to.
     ///
     /// # Errors

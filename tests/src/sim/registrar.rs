@@ -477,7 +477,9 @@ impl Running {
             moves::Input::Asked(..) | moves::Input::Offline(_) => None,
         };
         for command in first.map_or(Vec::new(), |input| self.denials.handle(input, &world, now)) {
-            if let denials::Command::Send(gateway, command) = command {
+            if let denials::Command::Send(gateway, command) = command
+                && !net.is_broken_by(Sabotage::NoDenials)
+            {
                 net.tell(|| format!("registrar tells {gateway}: {:?}", command.instruction));
                 sends.entry(gateway).or_default().push(command);
             }
