@@ -1,13 +1,10 @@
 //! The keys of tickets: one that signs, and those that check, as a JWKS (RFC 7517).
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use aws_lc_rs::{
-    encoding::{AsDer, Pkcs8V1Der},
-    signature::{Ed25519KeyPair, KeyPair},
-};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{DecodingKey, EncodingKey, Header};
+use jsonwebtoken::DecodingKey;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::header;
@@ -121,8 +118,9 @@ impl From<PublicKey> for Jwk {
 #[derive(Clone)]
 pub struct SigningKey {
     public: PublicKey,
-    secret: EncodingKey,
-    header: Header,
+    pair: Arc<Ed25519KeyPair>,
+    /// The header of what it signs, as it stands in a token.
+    header: Box<str>,
 }
 
 impl SigningKey {
@@ -131,10 +129,10 @@ impl SigningKey {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).expect("any 32 bytes are a seed");
         let point = pair.public_key().as_ref().try_into();
         let public = PublicKey::new(point.expect("a public key has 32 bytes"));
-        let der: Pkcs8V1Der<'_> = pair.as_der().expect("a key pair can be written");
+        let header = serde_json::to_vec(&header(public.kid())).expect("a header is JSON");
         Self {
-            header: header(public.kid()),
-            secret: EncodingKey::from_ed_der(der.as_ref()),
+            header: URL_SAFE_NO_PAD.encode(header).into(),
+            pair: Arc::new(pair),
             public,
         }
     }
@@ -144,12 +142,12 @@ impl SigningKey {
         &self.public
     }
 
-    pub(super) fn secret(&self) -> &EncodingKey {
-        &self.secret
+    pub(super) fn header(&self) -> &str {
+        &self.header
     }
 
-    pub(super) fn header(&self) -> &Header {
-        &self.header
+    pub(super) fn signature(&self, message: &[u8]) -> impl AsRef<[u8]> + use<> {
+        self.pair.sign(message)
     }
 }
 
