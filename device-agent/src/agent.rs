@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 
-use protocol::{DeviceId, Endpoint, Epoch, GatewayId, Topic};
+use daemon::tls::TlsError;
+use protocol::{DeviceId, Endpoint, Epoch, GatewayId, Scheme, Topic};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
@@ -16,10 +17,12 @@ use tokio::{
 };
 
 use crate::{
+    auth::Auth,
     clock,
     core::{Change, Counters, Machine, Phase, Settings},
     driver::{Driver, Outgoing, Request, Waiter},
     store,
+    tls::Tls,
 };
 
 /// The shortest keep-alive that works.
@@ -34,6 +37,10 @@ pub struct Config {
     pub device: DeviceId,
     /// The only address a device needs to know.
     pub registrar: Endpoint,
+    /// How the device proves to the registrar who it is; without it, by a certificate in [`Config::tls`] or not at all.
+    pub auth: Option<Auth>,
+    /// Whom the device trusts over TLS, and the certificate it shows.
+    pub tls: Arc<Tls>,
     /// Where the last answer is kept; without it, the device asks at every start.
     pub state: Option<PathBuf>,
     /// MQTT's keep-alive on every connection, at least [`MIN_KEEP_ALIVE`].
@@ -47,7 +54,7 @@ pub struct Config {
     pub events: usize,
     /// How many filters may be subscribed to.
     pub max_subscriptions: usize,
-    /// Times and limits of the state machine.
+    /// Times and limits of the state machine, and the registrar's public keys.
     pub settings: Arc<Settings>,
 }
 
@@ -57,6 +64,8 @@ impl Config {
         Self {
             device,
             registrar,
+            auth: None,
+            tls: Arc::default(),
             state: None,
             keep_alive: Duration::from_secs(30),
             max_payload: 256 * 1024,
@@ -137,6 +146,12 @@ pub enum StartError {
     /// The keep-alive is too short.
     #[error("keep-alive is {0:?}, at least {MIN_KEEP_ALIVE:?} and at most 65535s are allowed")]
     KeepAlive(Duration),
+    /// The files for TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// TLS is required, and the registrar's endpoint is one without.
+    #[error("TLS is required, and {0} is without it")]
+    Plaintext(Endpoint),
 }
 
 /// Why a message was not published.
@@ -207,6 +222,13 @@ impl Agent {
     pub fn start(config: Config) -> Result<(Self, mpsc::Receiver<Event>), StartError> {
         if config.keep_alive < MIN_KEEP_ALIVE || config.keep_alive.as_secs() > u64::from(u16::MAX) {
             return Err(StartError::KeepAlive(config.keep_alive));
+        }
+        let encrypted = config.registrar.scheme() == Scheme::Mqtts;
+        if !encrypted && config.tls.is_required(&config.registrar) {
+            return Err(StartError::Plaintext(config.registrar));
+        }
+        if encrypted || config.tls.has_files() {
+            config.tls.client()?;
         }
         let stored = match &config.state {
             Some(path) => store::load(path, clock::now()).map_err(|error| StartError::State {

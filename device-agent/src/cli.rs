@@ -86,7 +86,7 @@ struct Common {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The registrar's bootstrap broker, as mqtt://HOST:PORT.
+    /// The registrar's bootstrap broker, as mqtt://HOST:PORT or mqtts://HOST:PORT.
     #[arg(long, value_name = "URL")]
     registrar: Option<String>,
 }

@@ -2,13 +2,18 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use protocol::{DeviceId, Endpoint};
+use daemon::secret::Secret;
+use protocol::{DeviceId, Endpoint, Scheme};
 use serde::{Deserialize, Serialize};
 
 pub use daemon::config::LoadError;
 
+mod trust;
+
+pub use trust::Credentials;
+
 use crate::{
-    MIN_KEEP_ALIVE,
+    MIN_KEEP_ALIVE, Method,
     agent::Config,
     core::{self, MIN_WAIT, Settings},
 };
@@ -32,11 +37,20 @@ pub struct Options {
     pub id: Option<DeviceId>,
     /// The registrar's bootstrap broker.
     pub registrar: Endpoint,
+    /// The registrar's public keys, each as the `x` of its JWK or as the whole JWK.
+    pub registrar_keys: Vec<String>,
+    /// The same as a JWKS file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registrar_keys_file: Option<PathBuf>,
     /// The folder of the stored answers, one file a device.
     pub state_dir: PathBuf,
     /// How often to publish to `data/<id>/heartbeat`.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
+    /// Who the device says it is.
+    pub auth: Auth,
+    /// How it speaks TLS.
+    pub tls: Tls,
     /// The connection to a gateway.
     pub connection: Connection,
     /// What waits for a connection, or for the application.
@@ -45,6 +59,44 @@ pub struct Options {
     pub backoff: Backoff,
     /// Questions to the registrar.
     pub question: Question,
+}
+
+/// Who the device says it is to the registrar.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// The MQTT user name, where it is not the device's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The device's key, in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Secret>,
+    /// A file that holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// A file that holds the key of the group, from which a fleet's keys are derived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_key_file: Option<PathBuf>,
+    /// How the key is shown.
+    pub method: Method,
+}
+
+/// How the device speaks TLS.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// The authorities it trusts, in a PEM file; those the machine trusts where it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Its certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// The certificate's key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// Whether endpoints without TLS are passed over; where it is not set, when the registrar speaks TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub required: Option<bool>,
 }
 
 /// The connection to a gateway.
@@ -112,8 +164,12 @@ impl Default for Options {
             registrar: "mqtt://127.0.0.1:1883"
                 .parse()
                 .expect("the default is an endpoint"),
+            registrar_keys: Vec::new(),
+            registrar_keys_file: None,
             state_dir: "homeport-data/devices".into(),
             heartbeat: Duration::from_secs(30),
+            auth: Auth::default(),
+            tls: Tls::default(),
             connection: Connection::default(),
             queue: Queue::default(),
             backoff: Backoff::default(),
@@ -169,6 +225,17 @@ fn template() -> Config {
     )
 }
 
+/// What the devices of one process share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The state machine's times and limits.
+    pub settings: Arc<Settings>,
+    /// What they prove with who they are.
+    pub credentials: Credentials,
+    /// How they speak TLS.
+    pub tls: Arc<crate::Tls>,
+}
+
 /// What is wrong with a configuration that can be read: the key, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {problem}")]
@@ -179,8 +246,15 @@ pub struct CheckError {
     pub problem: String,
 }
 
+impl CheckError {
+    fn new(key: &'static str, problem: impl ToString) -> Self {
+        let problem = problem.to_string();
+        Self { key, problem }
+    }
+}
+
 impl Options {
-    /// Checks what cannot be seen from one value's type.
+    /// Checks what cannot be seen from one value's type, and the files it names.
     ///
     /// # Errors
     /// The first key that cannot work.
@@ -250,7 +324,16 @@ impl Options {
                 });
             }
         }
-        Ok(())
+        if self.tls.required == Some(true) && self.registrar.scheme() == Scheme::Mqtt {
+            let problem = "TLS is required (tls.required), so it starts with mqtts://";
+            return Err(CheckError::new("registrar", problem));
+        }
+        let tls = self.tls.to_client()?;
+        if tls.has_files() || self.registrar.scheme() == Scheme::Mqtts {
+            tls.client().map_err(|error| CheckError::new("tls", error))?;
+        }
+        self.credentials()?;
+        self.settings().map(|_| ())
     }
 
     /// Where a device's answer is kept, unless told otherwise.
@@ -258,9 +341,12 @@ impl Options {
         self.state_dir.join(format!("{device}.json"))
     }
 
-    /// The state machine's times and limits, which devices share.
-    pub fn settings(&self) -> Arc<Settings> {
-        Arc::new(Settings {
+    /// The state machine's times and limits and the registrar's keys, which devices share.
+    ///
+    /// # Errors
+    /// The registrar's keys are none.
+    pub fn settings(&self) -> Result<Arc<Settings>, CheckError> {
+        Ok(Arc::new(Settings {
             backoff: core::Backoff {
                 base: self.backoff.base,
                 max: self.backoff.max,
@@ -271,21 +357,36 @@ impl Options {
             settled_after: self.connection.settled_after,
             taken_over_wait: self.connection.taken_over_wait,
             max_retry_after: self.question.max_retry_after,
+            registrar_keys: self.pinned()?,
+        }))
+    }
+
+    /// What the devices of one process share.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn shared(&self) -> Result<Shared, CheckError> {
+        Ok(Shared {
+            settings: self.settings()?,
+            credentials: self.credentials()?,
+            tls: Arc::new(self.tls.to_client()?),
         })
     }
 
     /// One device's configuration; its answer is not stored.
-    pub fn device(&self, device: DeviceId, settings: Arc<Settings>) -> Config {
+    pub fn device(&self, device: DeviceId, shared: &Shared) -> Config {
         Config {
-            device,
             registrar: self.registrar.clone(),
+            auth: shared.credentials.of(&device, &self.auth),
+            tls: Arc::clone(&shared.tls),
+            device,
             state: None,
             keep_alive: self.connection.keep_alive,
             max_payload: self.connection.max_payload,
             outbox: self.queue.outbox,
             events: self.queue.events,
             max_subscriptions: self.connection.max_subscriptions,
-            settings,
+            settings: Arc::clone(&shared.settings),
         }
     }
 }

@@ -28,9 +28,11 @@ mod link;
 mod notice;
 mod random;
 mod settings;
+mod trust;
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use protocol::{
     CommandId, DeviceId, Endpoint, Epoch, GatewayId,
     message::{Answer, Assigned, Have, QueryReason},
@@ -38,6 +40,7 @@ use protocol::{
 
 pub use command::{Change, Command, Counters, Input, LinkId, Loss, Phase};
 pub use settings::{Backoff, MIN_WAIT, Settings};
+pub use trust::{Forgery, LEEWAY};
 
 use attempt::{Attempt, Step};
 use gate::Gate;
@@ -51,6 +54,8 @@ pub struct Stored {
     pub assigned: Assigned,
     /// How long ago, by the wall clock.
     pub age: Duration,
+    /// When it was read, by the wall clock.
+    pub at: Timestamp,
 }
 
 /// The assignment the device acts on.
@@ -104,12 +109,15 @@ pub struct Machine {
     moving_for: Option<(CommandId, Epoch)>,
     last_link: u64,
     counters: Counters,
+    /// What came of the stored answer, for the first input to tell.
+    first_news: Option<Change>,
 }
 
 impl Machine {
     /// A machine that has done nothing yet; its first [`Input::Tick`] starts it.
     ///
-    /// `stored` is used before anything is asked; an answer for another device is ignored. Two devices must not share
+    /// `stored` is used before anything is asked; an answer for another device, or one that is [not believed](Forgery), is
+    /// ignored. Two devices must not share
     /// a `seed`, or their delays are the same.
     pub fn new(
         device: DeviceId,
@@ -131,22 +139,30 @@ impl Machine {
             moving_for: None,
             last_link: 0,
             counters: Counters::default(),
+            first_news: None,
         };
-        if let Some(stored) = stored.filter(|stored| stored.assigned.device == machine.device) {
-            let ttl = Duration::from_secs(stored.assigned.ttl_s);
-            machine.hold(stored.assigned, ttl.saturating_sub(stored.age), now);
-            machine.state = State::Reaching(Attempt::at(now));
+        if let Some(Stored { assigned, age, at }) =
+            stored.filter(|stored| stored.assigned.device == machine.device)
+        {
+            match machine.believes(&assigned, at) {
+                Ok(lasts) => {
+                    let ttl = Duration::from_secs(assigned.ttl_s).saturating_sub(age);
+                    machine.hold(assigned, ttl.min(lasts), now);
+                    machine.state = State::Reaching(Attempt::at(now));
+                }
+                Err(reason) => machine.first_news = Some(Change::StoredIgnored { reason }),
+            }
         }
         machine
     }
 
     /// Takes one input at `now` and says what to do.
     pub fn handle(&mut self, input: Input, now: Duration) -> Vec<Command> {
-        let mut out = Vec::new();
+        let mut out: Vec<Command> = self.first_news.take().map(Command::Emit).into_iter().collect();
         self.settle(now);
         match input {
             Input::Tick => {}
-            Input::Answer(answer) => self.answered(answer, now, &mut out),
+            Input::Answer { answer, at } => self.answered(answer, at, now, &mut out),
             Input::AskFailed { rid, error } => self.ask_failed(&rid, error, now, &mut out),
             Input::Up { link } => self.up(link, now, &mut out),
             Input::Down { link, loss } => self.down(link, loss, now, &mut out),

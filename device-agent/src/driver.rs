@@ -29,6 +29,7 @@ use tokio::{
 
 use crate::{
     agent::{Config, Event, PublishError, Qos, Status, SubscribeError},
+    clock,
     core::{Change, Command, Input, LinkId, Loss, Machine},
 };
 use dial::Identity;
@@ -49,7 +50,10 @@ impl Config {
     fn identity(&self, inflight: u16) -> Identity {
         Identity {
             client_id: self.device.to_string(),
+            user: None,
             password: None,
+            tls: Arc::clone(&self.tls),
+            tls_required: self.tls.is_required(&self.registrar),
             user_properties: Vec::new(),
             keep_alive: self.keep_alive,
             max_packet_size: self.max_payload,
@@ -241,13 +245,18 @@ impl Driver {
     }
 
     fn ask(&mut self, rid: String, query: Query) {
+        let mut identity = self.config.identity(query::REQUESTS as u16);
+        if let Some(auth) = &self.config.auth {
+            identity.user = auth.user.clone();
+            identity.password = Some(auth.password(&self.config.device, clock::now()));
+        }
         let question = Question {
             rid,
             query,
             device: self.config.device.clone(),
             registrar: self.config.registrar.clone(),
             budget: self.config.settings.question_timeout,
-            identity: self.config.identity(query::REQUESTS as u16),
+            identity,
         };
         let (open, over) = oneshot::channel();
         self.question = Some(open);
@@ -301,6 +310,8 @@ impl Driver {
         let device = &self.config.device;
         match &change {
             Change::AskFailed { .. }
+            | Change::Forged { .. }
+            | Change::StoredIgnored { .. }
             | Change::Refused { .. }
             | Change::Failed { .. }
             | Change::Disconnected { .. } => {
@@ -340,7 +351,10 @@ impl Driver {
                 }
             }
             Signal::Subscribed { link, codes } => self.subscribed(link, &codes),
-            Signal::Answer(answer) => self.step(Input::Answer(answer)).await,
+            Signal::Answer(answer) => {
+                let at = clock::now();
+                self.step(Input::Answer { answer, at }).await;
+            }
             Signal::AskFailed { rid, error } => self.step(Input::AskFailed { rid, error }).await,
         }
     }

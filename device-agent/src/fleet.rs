@@ -41,7 +41,7 @@ pub(crate) async fn run(
     output: Output,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let settings = options.settings();
+    let shared = options.shared()?;
     let tally = Arc::new(Tally::new()?);
     let mut statuses: Vec<watch::Receiver<Status>> = Vec::with_capacity(devices.len());
     let mut tasks = JoinSet::new();
@@ -69,7 +69,7 @@ pub(crate) async fn run(
             _ = starts.tick(), if waiting.len() > 0 => {
                 let Some(device) = waiting.next() else { continue };
                 let state = fleet.state_dir.as_ref().map(|folder| folder.join(format!("{device}.json")));
-                let config = Config { state, ..options.device(device, Arc::clone(&settings)) };
+                let config = Config { state, ..options.device(device, &shared) };
                 let started = Instant::now();
                 let (agent, events) = Agent::start(config)?;
                 statuses.push(agent.status());

@@ -23,9 +23,13 @@
 //! # }
 //! ```
 //!
+//! Over the internet, the registrar's endpoint is `mqtts://`, [`Config::auth`] or a certificate in [`Config::tls`] says who the
+//! device is, and [`Settings::registrar_keys`](core::Settings::registrar_keys) lets nobody else say where it belongs.
+//!
 //! [`core`] is the state machine on its own, for simulations and other drivers.
 
 mod agent;
+mod auth;
 pub mod cli;
 mod clock;
 pub mod config;
@@ -34,7 +38,11 @@ mod driver;
 mod fleet;
 mod run;
 mod store;
+mod tls;
 
 pub use agent::{
     Agent, Config, Event, Incoming, MIN_KEEP_ALIVE, PublishError, Qos, StartError, Status, SubscribeError,
 };
+pub use auth::{Auth, Key, KeyError, Method};
+pub use daemon::tls::TlsError;
+pub use tls::Tls;

@@ -15,7 +15,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Agent, Event, Incoming, Qos, clock, config::Options};
+use crate::{
+    Agent, Event, Incoming, Qos, clock,
+    config::{Credentials, Options},
+};
 
 /// Lines read ahead of their acknowledgements.
 const LINES: usize = 16;
@@ -27,7 +30,11 @@ pub(crate) async fn run(
     stdin: bool,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let mut config = options.device(device.clone(), options.settings());
+    let shared = options.shared()?;
+    if let Credentials::Group(_) = shared.credentials {
+        anyhow::bail!("auth.group_key_file is for fleet only: a device must not know its group's key");
+    }
+    let mut config = options.device(device.clone(), &shared);
     config.state = Some(state);
     let (agent, events) = Agent::start(config)?;
     agent

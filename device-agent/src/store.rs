@@ -43,7 +43,11 @@ pub(crate) fn load(path: &Path, now: Timestamp) -> io::Result<Option<Stored>> {
                 .try_into()
                 .unwrap_or_default();
             let assigned = record.assigned;
-            return Ok(Some(Stored { assigned, age }));
+            return Ok(Some(Stored {
+                assigned,
+                age,
+                at: now,
+            }));
         }
         Ok(record) => format!("format {} is not known", record.format),
         Err(error) => error.to_string(),

@@ -91,6 +91,7 @@ async fn first_boot_asks_and_says_what_the_contract_says() {
         &seen[0],
         Seen::Connect {
             epoch: None,
+            user: None,
             password: None
         }
     ));
@@ -102,6 +103,7 @@ async fn first_boot_asks_and_says_what_the_contract_says() {
         a.next().await,
         Seen::Connect {
             epoch: Some("7".into()),
+            user: Some("d".into()),
             password: Some("ticket-7".into())
         }
     );
@@ -384,18 +386,4 @@ async fn a_move_that_cannot_be_done_is_reported_and_the_old_gateway_stays() {
     *b.script.refuse.lock().unwrap() = None;
     connected(&mut events, "b").await;
     a.until(|seen| *seen == Seen::Disconnect).await;
-}
-
-#[tokio::test]
-async fn an_endpoint_that_takes_tls_is_skipped() {
-    let (registrar, a) = (Fake::start().await, Fake::start().await);
-    let mut answer = assigned("a", &a, 1);
-    answer
-        .gateway
-        .endpoints
-        .insert(0, "mqtts://127.0.0.1:8883".parse().unwrap());
-    registrar.answer(answer);
-    let (agent, mut events) = Agent::start(config(&registrar)).unwrap();
-    connected(&mut events, "a").await;
-    assert_eq!(agent.status().borrow().counters.connects_failed, 1);
 }

@@ -100,3 +100,110 @@ fn check_names_what_cannot_work() {
         "connection.tries_before_asking"
     );
 }
+
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+/// The key of RFC 8037, appendix A.2.
+const X: &str = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+
+fn key_at_fault(change: impl FnOnce(&mut Options)) -> CheckError {
+    let mut options = Options::default();
+    change(&mut options);
+    options.check().unwrap_err()
+}
+
+fn private(folder: &std::path::Path, name: &str, text: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+#[test]
+fn the_registrars_keys_are_read_from_where_they_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let jwk = format!(r#"{{"kty":"OKP","crv":"Ed25519","x":"{X}"}}"#);
+    let file = folder.path().join("jwks.json");
+    fs::write(
+        &file,
+        format!(r#"{{"keys":[{jwk},{{"kty":"RSA","n":"","e":""}}]}}"#),
+    )
+    .unwrap();
+    let kids = |options: &Options| {
+        let settings = options.settings().unwrap();
+        settings
+            .registrar_keys
+            .iter()
+            .map(|key| key.kid().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert!(kids(&Options::default()).is_empty());
+    for (keys, file) in [
+        (vec![X.to_owned()], None),
+        (vec![jwk], None),
+        (vec![], Some(file.clone())),
+    ] {
+        let options = Options {
+            registrar_keys: keys,
+            registrar_keys_file: file,
+            ..Options::default()
+        };
+        // Of the same RFC, appendix A.3.
+        assert_eq!(kids(&options), ["kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"]);
+    }
+    let wrong = key_at_fault(|options| options.registrar_keys = vec!["abc".into()]);
+    assert!(wrong.to_string().starts_with("registrar_keys: x: "), "{wrong}");
+    fs::write(&file, r#"{"keys":[]}"#).unwrap();
+    let empty = key_at_fault(|options| options.registrar_keys_file = Some(file));
+    assert!(
+        empty.to_string().ends_with("there is no Ed25519 key in it"),
+        "{empty}"
+    );
+}
+
+#[test]
+fn a_device_has_one_key_and_a_fleet_derives_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = private(folder.path(), "group.key", KEY);
+    let device: DeviceId = "meter-0001".parse().unwrap();
+    let auth_of = |options: &Options| options.device(device.clone(), &options.shared().unwrap()).auth;
+    let mut options = Options::default();
+    assert_eq!(auth_of(&options), None);
+    options.auth.group_key_file = Some(file);
+    let derived = "49wuYnHJT68eSXvwaLwuxJ7M0B66uFDgW1m+bZBWiQs=";
+    assert_eq!(auth_of(&options).unwrap().key, derived.parse().unwrap());
+    options.auth.key = Some(Secret::new(KEY));
+    assert_eq!(options.check().unwrap_err().key, "auth.group_key_file");
+    options.auth.group_key_file = None;
+    assert_eq!(auth_of(&options).unwrap().key, KEY.parse().unwrap());
+    assert_eq!(
+        key_at_fault(|o| o.auth.key = Some(Secret::new("short"))).key,
+        "auth.key"
+    );
+    assert_eq!(key_at_fault(|o| o.auth.user = Some("x".into())).key, "auth.user");
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let mut layers = Layers::default();
+    layers.text("auth.key", KEY, "--key").unwrap();
+    assert_eq!(layers.config().auth.key.unwrap().reveal(), KEY);
+    let shown = layers.show();
+    assert!(
+        shown.contains("auth.key = \"***\"  # --key") && !shown.contains("AAEC"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn tls_that_cannot_work_is_found() {
+    let path = || Some(PathBuf::from("/nowhere/x.pem"));
+    assert_eq!(key_at_fault(|o| o.tls.cert = path()).key, "tls.key");
+    assert_eq!(key_at_fault(|o| o.tls.key = path()).key, "tls.cert");
+    assert_eq!(key_at_fault(|o| o.tls.required = Some(true)).key, "registrar");
+    let missing = key_at_fault(|o| o.tls.ca = path());
+    assert!(
+        missing.to_string().contains("cannot read /nowhere/x.pem"),
+        "{missing}"
+    );
+}

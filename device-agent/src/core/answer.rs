@@ -4,7 +4,7 @@ use super::*;
 use protocol::message::{ErrorCode, MoveState, Outcome};
 
 impl Machine {
-    pub(super) fn answered(&mut self, answer: Answer, now: Duration, out: &mut Vec<Command>) {
+    pub(super) fn answered(&mut self, answer: Answer, at: Timestamp, now: Duration, out: &mut Vec<Command>) {
         let mine = |question: &mut Question| answer.rid.as_deref() == Some(&question.rid);
         let Some(question) = self.question.take_if(mine) else {
             self.counters.unmatched += 1;
@@ -19,22 +19,37 @@ impl Machine {
             } => {
                 self.refused(code, message, Duration::from_millis(retry_after_ms), now, out);
             }
-            Outcome::Assigned(assigned) if assigned.device != self.device => {
-                let error = format!("the answer is about device {}", assigned.device);
-                self.ask_again(error, now, out);
-            }
-            Outcome::Assigned(assigned) => match self.assigned().map(|held| held.epoch) {
-                Some(epoch) if assigned.epoch < epoch => {
-                    self.counters.stale += 1;
-                    let error = format!(
-                        "its epoch {} is lower than {epoch}, already acted on",
-                        assigned.epoch
-                    );
-                    self.ask_again(error, now, out);
-                }
-                _ => self.adopt(assigned, now, out),
+            Outcome::Assigned(assigned) => match self.believes(&assigned, at) {
+                Ok(lasts) => self.assigned_to(assigned, lasts, now, out),
+                Err(reason) => self.forged(reason, now, out),
             },
         }
+    }
+
+    /// What an answer that is believed leads to; what vouches for it does so for as long as it `lasts`.
+    fn assigned_to(&mut self, assigned: Assigned, lasts: Duration, now: Duration, out: &mut Vec<Command>) {
+        if assigned.device != self.device {
+            let error = format!("the answer is about device {}", assigned.device);
+            return self.ask_again(error, now, out);
+        }
+        match self.assigned().map(|held| held.epoch) {
+            Some(epoch) if assigned.epoch < epoch => {
+                self.counters.stale += 1;
+                let error = format!(
+                    "its epoch {} is lower than {epoch}, already acted on",
+                    assigned.epoch
+                );
+                self.ask_again(error, now, out);
+            }
+            _ => self.adopt(assigned, lasts, now, out),
+        }
+    }
+
+    /// Somebody else than the registrar has answered: nothing of it is used.
+    fn forged(&mut self, reason: Forgery, now: Duration, out: &mut Vec<Command>) {
+        self.counters.forged += 1;
+        let retry_in = self.ask_later(now);
+        out.push(Command::Emit(Change::Forged { reason, retry_in }));
     }
 
     pub(super) fn ask_failed(&mut self, rid: &str, error: String, now: Duration, out: &mut Vec<Command>) {
@@ -50,11 +65,16 @@ impl Machine {
 
     /// The question led to nothing; whatever made the device ask makes it ask again, later.
     pub(super) fn ask_again(&mut self, error: String, now: Duration, out: &mut Vec<Command>) {
+        let retry_in = self.ask_later(now);
+        out.push(Command::Emit(Change::AskFailed { error, retry_in }));
+    }
+
+    /// Holds the next question back by one more backoff, and says for how long.
+    fn ask_later(&mut self, now: Duration) -> Duration {
         self.counters.asks_failed += 1;
         self.hold_back(now);
         self.unpark(now);
-        let retry_in = self.gate.opens_at().saturating_sub(now);
-        out.push(Command::Emit(Change::AskFailed { error, retry_in }));
+        self.gate.opens_at().saturating_sub(now)
     }
 
     /// Closes the gate for one more backoff.
@@ -90,7 +110,7 @@ impl Machine {
     }
 
     /// Acts on an answer that is not stale.
-    fn adopt(&mut self, assigned: Assigned, now: Duration, out: &mut Vec<Command>) {
+    fn adopt(&mut self, assigned: Assigned, lasts: Duration, now: Duration, out: &mut Vec<Command>) {
         self.gate.answered();
         if self
             .notice
@@ -110,7 +130,7 @@ impl Machine {
         }
         out.push(Command::Store(assigned.clone()));
         self.rejected = false;
-        let ttl = Duration::from_secs(assigned.ttl_s);
+        let ttl = Duration::from_secs(assigned.ttl_s).min(lasts);
         self.hold(assigned, ttl, now);
         self.follow(changed, now, out);
     }

@@ -1,9 +1,12 @@
 use std::{fmt, time::Duration};
 
+use jiff::Timestamp;
 use protocol::{
     Endpoint, Epoch, GatewayId,
     message::{Answer, Assigned, ErrorCode, Have, Migrate, MoveReason, MoveStatus, QueryReason},
 };
+
+use super::Forgery;
 
 /// Names one connection to a gateway, from [`Command::Connect`] on; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,7 +18,12 @@ pub enum Input {
     /// Time has passed.
     Tick,
     /// The registrar answered; answers to other questions than the open one are ignored.
-    Answer(Answer),
+    Answer {
+        /// What it says.
+        answer: Answer,
+        /// When it came, by the wall clock.
+        at: Timestamp,
+    },
     /// The question could not be asked or answered.
     AskFailed {
         /// Of which question.
@@ -116,6 +124,18 @@ pub enum Change {
         /// The earliest time of the next one, from now.
         retry_in: Duration,
     },
+    /// An answer came that is not the registrar's, or says other than it did; it is ignored.
+    Forged {
+        /// What gives it away.
+        reason: Forgery,
+        /// The earliest time of the next question, from now.
+        retry_in: Duration,
+    },
+    /// The answer kept from an earlier run is not used.
+    StoredIgnored {
+        /// What is wrong with it.
+        reason: Forgery,
+    },
     /// The registrar answered that there is no gateway.
     Refused {
         /// What kind of refusal it is.
@@ -206,6 +226,8 @@ pub struct Counters {
     pub asks: u64,
     /// Questions that ended without an answer to act on.
     pub asks_failed: u64,
+    /// Those of them whose answer was not believed.
+    pub forged: u64,
     /// Connections that came up.
     pub connects: u64,
     /// Endpoints that could not be connected to.
@@ -265,6 +287,14 @@ impl fmt::Display for Change {
                     In(*retry_in)
                 )
             }
+            Self::Forged { reason, retry_in } => {
+                write!(
+                    f,
+                    "forged answer ignored: {reason}; next question {} at the earliest",
+                    In(*retry_in)
+                )
+            }
+            Self::StoredIgnored { reason } => write!(f, "stored answer ignored: {reason}"),
             Self::Refused {
                 message, retry_in, ..
             } => {

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use protocol::ticket::KeySet;
+
 /// The shortest wait after a failure, whatever is configured.
 pub const MIN_WAIT: Duration = Duration::from_secs(1);
 
@@ -20,7 +22,7 @@ impl Backoff {
     }
 }
 
-/// The machine's times and limits.
+/// The machine's times and limits, and whom it believes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How long to wait after failures.
@@ -37,6 +39,9 @@ pub struct Settings {
     pub taken_over_wait: Duration,
     /// The longest `retry_after_ms` that is honoured.
     pub max_retry_after: Duration,
+    /// The registrar's public keys. With any, an answer counts only with a ticket signed by one of them; without, whoever
+    /// answers is believed.
+    pub registrar_keys: KeySet,
 }
 
 impl Default for Settings {
@@ -52,6 +57,7 @@ impl Default for Settings {
             settled_after: Duration::from_secs(10),
             taken_over_wait: Duration::from_secs(60),
             max_retry_after: Duration::from_secs(24 * 3600),
+            registrar_keys: KeySet::default(),
         }
     }
 }

@@ -1,3 +1,4 @@
 mod device;
 mod rules;
+mod trust;
 mod world;

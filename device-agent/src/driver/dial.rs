@@ -1,49 +1,59 @@
 //! Opening one MQTT connection, whatever it is for.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt::Display, net::SocketAddr, sync::Arc, time::Duration};
 
 use protocol::{Endpoint, Scheme};
-use rumqttc::v5::{
-    AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError,
-    mqttbytes::v5::{ConnAck, ConnectReturnCode, DisconnectReasonCode, Packet},
+use rumqttc::{
+    TlsConfiguration, TlsError, Transport,
+    v5::{
+        AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError,
+        mqttbytes::v5::{ConnAck, ConnectReturnCode, DisconnectReasonCode, Packet},
+    },
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::core::Loss;
+use crate::{core::Loss, tls::Tls};
 
 /// Room for everything a packet carries beside a payload of the largest size.
 const HEADROOM: u32 = 1024;
 
-/// What a CONNECT says, wherever it goes.
-#[derive(Clone, Debug)]
+/// What a CONNECT says, wherever it goes, and how it gets there.
+#[derive(Clone)]
 pub(super) struct Identity {
     pub client_id: String,
+    /// Goes with the password; the client id, unless it is another.
+    pub user: Option<String>,
     pub password: Option<String>,
     pub user_properties: Vec<(String, String)>,
     pub keep_alive: Duration,
     pub max_packet_size: u32,
     /// QoS 1 messages on their way at one time.
     pub inflight: u16,
+    pub tls: Arc<Tls>,
+    /// Nothing is sent without TLS.
+    pub tls_required: bool,
 }
 
 impl Identity {
     /// A client that is not connected yet, with room for `requests` packets.
     pub(super) fn client(&self, requests: usize) -> (AsyncClient, EventLoop) {
-        AsyncClient::new(self.options(String::new(), 0), requests)
+        AsyncClient::new(self.options(String::new(), 0, Transport::Tcp), requests)
     }
 
-    fn options(&self, host: String, port: u16) -> MqttOptions {
+    fn options(&self, host: String, port: u16, transport: Transport) -> MqttOptions {
         let mut options = MqttOptions::new(&self.client_id, host, port);
         let mut network = options.network_options();
         network.set_tcp_nodelay(true);
         options
             .set_network_options(network)
+            .set_transport(transport)
             .set_keep_alive(self.keep_alive)
             .set_max_packet_size(Some(self.max_packet_size.saturating_add(HEADROOM)))
             .set_user_properties(self.user_properties.clone())
             .set_outgoing_inflight_upper_limit(self.inflight);
         if let Some(password) = &self.password {
-            options.set_credentials(&self.client_id, password);
+            let user = self.user.as_ref().unwrap_or(&self.client_id);
+            options.set_credentials(user, password);
         }
         options
     }
@@ -59,9 +69,14 @@ pub(super) async fn connect(
     endpoint: &Endpoint,
     budget: Duration,
 ) -> Result<ConnAck, Loss> {
-    if endpoint.scheme() == Scheme::Mqtts {
-        tracing::warn!(%endpoint, "endpoint skipped: this build does not speak TLS");
-        return Err(Loss::Failed(format!("{endpoint}: this build does not speak TLS")));
+    match endpoint.scheme() {
+        Scheme::Mqtts => return encrypted(eventloop, identity, endpoint, budget).await,
+        Scheme::Mqtt if identity.tls_required => {
+            return Err(Loss::Failed(format!(
+                "{endpoint}: passed over, as TLS is required"
+            )));
+        }
+        Scheme::Mqtt => {}
     }
     let end = Instant::now() + budget;
     let resolved = timeout_at(end, tokio::net::lookup_host((endpoint.host(), endpoint.port()))).await;
@@ -74,7 +89,12 @@ pub(super) async fn connect(
     for (tried, address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let share = end.saturating_duration_since(Instant::now()) / left;
-        last = match attempt(eventloop, identity, address, share).await {
+        let host = match address {
+            SocketAddr::V4(v4) => v4.ip().to_string(),
+            SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+        };
+        let options = identity.options(host, address.port(), Transport::Tcp);
+        last = match attempt(eventloop, options, address, share).await {
             Ok(connack) => return Ok(connack),
             Err(rejected @ Loss::Rejected(_)) => return Err(rejected),
             Err(loss) => loss,
@@ -83,17 +103,28 @@ pub(super) async fn connect(
     Err(last)
 }
 
-async fn attempt(
+/// Connects over TLS. The name that is looked up is the one the certificate must have, so rumqttc is given it as it is, and tries
+/// its addresses in turn until one takes the connection.
+async fn encrypted(
     eventloop: &mut EventLoop,
     identity: &Identity,
-    address: &SocketAddr,
+    endpoint: &Endpoint,
+    budget: Duration,
+) -> Result<ConnAck, Loss> {
+    let unusable = |error: daemon::tls::TlsError| Loss::Failed(format!("{endpoint}: {error}"));
+    let config = identity.tls.client().map_err(unusable)?;
+    let transport = Transport::tls_with_config(TlsConfiguration::Rustls(config));
+    let options = identity.options(endpoint.host().to_owned(), endpoint.port(), transport);
+    attempt(eventloop, options, endpoint, budget).await
+}
+
+async fn attempt(
+    eventloop: &mut EventLoop,
+    options: MqttOptions,
+    address: &impl Display,
     limit: Duration,
 ) -> Result<ConnAck, Loss> {
-    let host = match address {
-        SocketAddr::V4(v4) => v4.ip().to_string(),
-        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
-    };
-    eventloop.options = identity.options(host, address.port());
+    eventloop.options = options;
     // rumqttc's own limit is in whole seconds; ours is the one that counts.
     eventloop.options.set_connection_timeout(limit.as_secs() + 1);
     match timeout(limit, eventloop.poll()).await {
@@ -137,6 +168,7 @@ pub(super) fn loss(error: ConnectionError) -> Loss {
                 _ => Loss::Failed(text),
             }
         }
+        ConnectionError::Tls(TlsError::Io(error)) => Loss::Failed(format!("TLS: {error}")),
         ConnectionError::MqttState(StateError::AwaitPingResp) => {
             Loss::Failed("no answer to a ping within the keep-alive".into())
         }

@@ -97,6 +97,7 @@ pub(super) struct Summary {
     states: BTreeMap<String, usize>,
     asks: u64,
     asks_failed: u64,
+    forged: u64,
     /// How often the registrar refused, by code.
     refused: BTreeMap<String, u64>,
     connects: u64,
@@ -128,6 +129,7 @@ impl Summary {
             states: PHASES.map(|phase| (phase.to_string(), 0)).into(),
             asks: 0,
             asks_failed: 0,
+            forged: 0,
             refused: tally
                 .refused
                 .lock()
@@ -156,6 +158,7 @@ impl Summary {
         let Counters {
             asks,
             asks_failed,
+            forged,
             connects,
             connects_failed,
             rejected,
@@ -166,6 +169,7 @@ impl Summary {
         } = status.counters;
         self.asks += asks;
         self.asks_failed += asks_failed;
+        self.forged += forged;
         self.connects += connects;
         self.connects_failed += connects_failed;
         self.rejected += rejected;
@@ -202,6 +206,7 @@ impl fmt::Display for Summary {
             writeln!(f, "{:<18}{}", "refused", codes.collect::<Vec<_>>().join("  "))?;
         }
         for (name, count) in [
+            ("forged", self.forged),
             ("connects", self.connects),
             ("connects failed", self.connects_failed),
             ("rejected", self.rejected),

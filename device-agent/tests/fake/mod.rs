@@ -1,5 +1,7 @@
 //! A broker that speaks just enough MQTT 5 to be a registrar or a gateway, and writes down what it sees.
 
+#![allow(dead_code, reason = "each test program uses what it needs")]
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -22,11 +24,12 @@ use rumqttc::v5::mqttbytes::{
     },
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
     sync::{broadcast, mpsc},
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 /// Long enough for anything that happens at all.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,6 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Seen {
     Connect {
         epoch: Option<String>,
+        user: Option<String>,
         password: Option<String>,
     },
     Subscribe(Vec<String>),
@@ -44,6 +48,8 @@ pub enum Seen {
         payload: String,
     },
     Disconnect,
+    /// A client that does not trust it, or that it does not trust.
+    HandshakeFailed(String),
     /// The socket was closed.
     Gone,
 }
@@ -68,6 +74,15 @@ impl Fake {
     }
 
     pub async fn listen(address: &str) -> Self {
+        Self::serve(address, None).await
+    }
+
+    /// One that speaks TLS.
+    pub async fn encrypted(address: &str, acceptor: TlsAcceptor) -> Self {
+        Self::serve(address, Some(acceptor)).await
+    }
+
+    async fn serve(address: &str, acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let script = Arc::new(Script {
@@ -80,7 +95,18 @@ impl Fake {
         let shared = Arc::clone(&script);
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serve(socket, Arc::clone(&shared), sender.clone()));
+                let (shared, sender) = (Arc::clone(&shared), sender.clone());
+                match acceptor.clone() {
+                    None => drop(tokio::spawn(serve(socket, shared, sender))),
+                    Some(acceptor) => drop(tokio::spawn(async move {
+                        match acceptor.accept(socket).await {
+                            Ok(socket) => serve(socket, shared, sender).await,
+                            Err(error) => sender
+                                .send(Seen::HandshakeFailed(error.to_string()))
+                                .unwrap_or_default(),
+                        }
+                    })),
+                }
             }
         });
         Self {
@@ -88,6 +114,11 @@ impl Fake {
             script,
             seen,
         }
+    }
+
+    /// Where it speaks TLS, by this name.
+    pub fn endpoint_named(&self, name: &str) -> Endpoint {
+        format!("mqtts://{name}:{}", self.address.port()).parse().unwrap()
     }
 
     pub fn endpoint(&self) -> Endpoint {
@@ -139,7 +170,11 @@ impl Fake {
     }
 }
 
-async fn serve(mut socket: TcpStream, script: Arc<Script>, seen: mpsc::UnboundedSender<Seen>) {
+async fn serve(
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
+    script: Arc<Script>,
+    seen: mpsc::UnboundedSender<Seen>,
+) {
     let mut push = script.push.subscribe();
     let mut buffer = BytesMut::new();
     loop {
@@ -172,7 +207,7 @@ async fn serve(mut socket: TcpStream, script: Arc<Script>, seen: mpsc::Unbounded
     }
 }
 
-async fn send(socket: &mut TcpStream, packet: &Packet) {
+async fn send(socket: &mut (impl AsyncWrite + Unpin), packet: &Packet) {
     let mut bytes = BytesMut::new();
     packet.write(&mut bytes, None).unwrap();
     let _ = socket.write_all(&bytes).await;
@@ -192,6 +227,7 @@ fn react(packet: Packet, script: &Script, seen: &mpsc::UnboundedSender<Seen>) ->
                 .map(|(_, value)| value);
             tell(Seen::Connect {
                 epoch,
+                user: login.as_ref().map(|login| login.username.clone()),
                 password: login.map(|login| login.password),
             });
             let code = script

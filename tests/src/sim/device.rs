@@ -62,6 +62,7 @@ impl Device {
         let stored = self.disk.clone().map(|(assigned, at)| Stored {
             assigned,
             age: net.now.saturating_sub(at),
+            at: jiff::Timestamp::UNIX_EPOCH,
         });
         let machine = Machine::new(
             self.id.clone(),

@@ -130,8 +130,9 @@ impl World {
             Event::Asked(life, query) => self.asked(life, &query),
             Event::Answered(life, answer) => {
                 if let Some(device) = self.alive(life) {
-                    let wishes =
-                        self.devices[device].handle(device_agent::core::Input::Answer(answer), &mut self.net);
+                    let at = jiff::Timestamp::UNIX_EPOCH;
+                    let input = device_agent::core::Input::Answer { answer, at };
+                    let wishes = self.devices[device].handle(input, &mut self.net);
                     self.grant(device, wishes);
                 }
             }

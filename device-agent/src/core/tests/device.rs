@@ -7,6 +7,8 @@ use protocol::message::{
 pub(super) use super::super::*;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
+/// What the wall clock says whenever it is asked.
+pub(super) const NOON: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
 pub(super) fn assigned(gateway: &str, epoch: u64) -> Assigned {
     Assigned {
@@ -47,12 +49,16 @@ pub(super) struct Device {
 
 impl Device {
     pub(super) fn new(stored: Option<Assigned>) -> Self {
+        Self::with(Settings::default(), stored)
+    }
+
+    pub(super) fn with(settings: Settings, stored: Option<Assigned>) -> Self {
         let stored = stored.map(|assigned| Stored {
             assigned,
             age: Duration::ZERO,
+            at: NOON,
         });
-        let settings = Arc::new(Settings::default());
-        let machine = Machine::new("d".parse().unwrap(), settings, stored, 1, Duration::ZERO);
+        let machine = Machine::new("d".parse().unwrap(), settings.into(), stored, 1, Duration::ZERO);
         let mut device = Self {
             machine,
             now: Duration::ZERO,
@@ -122,11 +128,12 @@ impl Device {
 
     pub(super) fn answer(&mut self, assigned: Assigned) -> &[Command] {
         let outcome = Outcome::Assigned(assigned);
-        self.handle(Input::Answer(Answer {
+        let answer = Answer {
             v: VERSION,
             rid: Some(self.rid.clone()),
             outcome,
-        }))
+        };
+        self.handle(Input::Answer { answer, at: NOON })
     }
 
     pub(super) fn refuse(&mut self, code: ErrorCode, retry_after_ms: u64) -> &[Command] {
@@ -135,11 +142,12 @@ impl Device {
             message: "no".into(),
             retry_after_ms,
         };
-        self.handle(Input::Answer(Answer {
+        let answer = Answer {
             v: VERSION,
             rid: Some(self.rid.clone()),
             outcome,
-        }))
+        };
+        self.handle(Input::Answer { answer, at: NOON })
     }
 
     pub(super) fn notice(&mut self, epoch: u64) -> &[Command] {

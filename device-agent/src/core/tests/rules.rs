@@ -30,6 +30,7 @@ fn an_expired_stored_answer_is_used_and_refreshed() {
     let stored = Stored {
         assigned: assigned("a", 3),
         age: Duration::from_secs(1 << 40),
+        at: NOON,
     };
     let settings = Arc::new(Settings::default());
     let mut machine = Machine::new("d".parse().unwrap(), settings, Some(stored), 1, Duration::ZERO);

@@ -48,20 +48,29 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn answer(rid: &str, gateway: u8, epoch: u64) -> Input {
     let id = format!("g{gateway}");
-    Input::Answer(Answer {
+    let outcome = Outcome::Assigned(Assigned {
+        device: "d".parse().unwrap(),
+        gateway: GatewayRef {
+            endpoints: vec![format!("mqtt://{id}:1").parse().unwrap()],
+            id: id.parse().unwrap(),
+        },
+        epoch: Epoch::new(epoch),
+        ttl_s: 3600,
+        ticket: None,
+    });
+    said(rid, outcome)
+}
+
+fn said(rid: &str, outcome: Outcome) -> Input {
+    let answer = Answer {
         v: VERSION,
         rid: Some(rid.into()),
-        outcome: Outcome::Assigned(Assigned {
-            device: "d".parse().unwrap(),
-            gateway: GatewayRef {
-                endpoints: vec![format!("mqtt://{id}:1").parse().unwrap()],
-                id: id.parse().unwrap(),
-            },
-            epoch: Epoch::new(epoch),
-            ttl_s: 3600,
-            ticket: None,
-        }),
-    })
+        outcome,
+    };
+    Input::Answer {
+        answer,
+        at: Timestamp::UNIX_EPOCH,
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,15 +122,14 @@ impl World {
             },
             Step::ForeignAnswer => answer("foreign", 0, 99),
             Step::Refuse { retry_after_ms } => match &self.question {
-                Some(rid) => Input::Answer(Answer {
-                    v: VERSION,
-                    rid: Some(rid.clone()),
-                    outcome: Outcome::Error {
+                Some(rid) => said(
+                    rid,
+                    Outcome::Error {
                         code: ErrorCode::Unavailable,
                         message: String::new(),
                         retry_after_ms: *retry_after_ms,
                     },
-                }),
+                ),
                 None => return,
             },
             Step::AskFailed => match self.question.clone() {

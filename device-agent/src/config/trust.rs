@@ -1,0 +1,127 @@
+//! Keys and certificates that a configuration names.
+
+use std::{fs, path::Path};
+
+use protocol::{
+    DeviceId,
+    ticket::{KeySet, PublicKey},
+};
+use serde_json::json;
+
+use super::*;
+use crate::{Key, auth};
+
+/// What devices prove with who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// Nothing, or a certificate.
+    None,
+    /// A device's own key.
+    Key(Key),
+    /// The key of their group; each has one derived from it.
+    Group(Key),
+}
+
+impl Credentials {
+    pub(super) fn of(&self, device: &DeviceId, options: &Auth) -> Option<auth::Auth> {
+        let key = match self {
+            Self::None => return None,
+            Self::Key(key) => key.clone(),
+            Self::Group(key) => key.derive(device),
+        };
+        let (user, method) = (options.user.clone(), options.method);
+        Some(auth::Auth { user, key, method })
+    }
+}
+
+impl Tls {
+    /// The library's form of it.
+    pub(super) fn to_client(&self) -> Result<crate::Tls, CheckError> {
+        let mut tls = crate::Tls::default();
+        if let Some(ca) = &self.ca {
+            tls = tls.ca(ca);
+        }
+        tls = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => tls.identity(cert, key),
+            (None, None) => tls,
+            (Some(_), None) => return Err(CheckError::new("tls.key", "missing beside tls.cert")),
+            (None, Some(_)) => return Err(CheckError::new("tls.cert", "missing beside tls.key")),
+        };
+        Ok(match self.required {
+            Some(required) => tls.required(required),
+            None => tls,
+        })
+    }
+}
+
+impl Options {
+    /// What its devices prove with who they are.
+    pub(super) fn credentials(&self) -> Result<Credentials, CheckError> {
+        let Auth {
+            user,
+            key,
+            key_file,
+            group_key_file,
+            ..
+        } = &self.auth;
+        let own = secret("auth.key", key.as_ref(), key_file.as_deref())?;
+        let group = secret("auth.group_key", None, group_key_file.as_deref())?;
+        match (own, group) {
+            (Some(_), Some(_)) => Err(CheckError::new(
+                "auth.group_key_file",
+                "a device has a key of its own or one derived from its group's, not both",
+            )),
+            (Some(key), None) => Ok(Credentials::Key(key)),
+            (None, Some(key)) => Ok(Credentials::Group(key)),
+            (None, None) if user.is_some() => Err(CheckError::new("auth.user", "of no use without auth.key")),
+            (None, None) => Ok(Credentials::None),
+        }
+    }
+
+    /// The registrar's keys; none where no key is configured at all.
+    pub(super) fn pinned(&self) -> Result<KeySet, CheckError> {
+        let inline = self.registrar_keys.iter().map(|text| public_key(text));
+        let mut keys = inline.collect::<Result<Vec<_>, _>>()?;
+        if let Some(path) = &self.registrar_keys_file {
+            let set = key_file(path).map_err(|problem| CheckError::new("registrar_keys_file", problem))?;
+            keys.extend(set.iter().cloned());
+        }
+        Ok(KeySet::new(keys))
+    }
+}
+
+fn secret(
+    key: &'static str,
+    inline: Option<&Secret>,
+    file: Option<&Path>,
+) -> Result<Option<Key>, CheckError> {
+    let secret = Secret::of(key, inline, file).map_err(|error| CheckError::new(key, error))?;
+    let parse = |secret: Secret| {
+        secret
+            .reveal()
+            .parse()
+            .map_err(|error: crate::KeyError| CheckError::new(key, error))
+    };
+    secret.map(parse).transpose()
+}
+
+fn public_key(text: &str) -> Result<PublicKey, CheckError> {
+    let jwk = if text.trim_start().starts_with('{') {
+        serde_json::from_str(text)
+    } else {
+        Ok(json!({"kty": "OKP", "crv": "Ed25519", "x": text}))
+    };
+    jwk.and_then(serde_json::from_value)
+        .map_err(|error| CheckError::new("registrar_keys", error))
+}
+
+/// The keys of a JWKS. One without any would have every answer believed, or none.
+fn key_file(path: &Path) -> Result<KeySet, String> {
+    let told = |problem: &dyn ToString| format!("{}: {}", path.display(), problem.to_string());
+    let bytes = fs::read(path).map_err(|error| told(&error))?;
+    let keys: KeySet = serde_json::from_slice(&bytes).map_err(|error| told(&error))?;
+    if keys.is_empty() {
+        return Err(told(&"there is no Ed25519 key in it"));
+    }
+    Ok(keys)
+}

@@ -1,0 +1,307 @@
+//! Whom a device believes that has the registrar's keys.
+
+use proptest::prelude::*;
+use protocol::ticket::{KeySet, SigningKey, Ticket, TicketError, endpoints_digest};
+
+use super::device::*;
+
+const DAY: i64 = 24 * 3600;
+
+fn registrar() -> SigningKey {
+    SigningKey::from_seed(&[1; 32])
+}
+
+fn rogue() -> SigningKey {
+    SigningKey::from_seed(&[2; 32])
+}
+
+fn settings() -> Settings {
+    Settings {
+        registrar_keys: KeySet::new([registrar().public().clone()]),
+        ..Settings::default()
+    }
+}
+
+fn in_seconds(seconds: i64) -> Timestamp {
+    NOON + jiff::SignedDuration::from_secs(seconds)
+}
+
+/// What the registrar says of an answer, for a day.
+fn ticket(assigned: &Assigned) -> Ticket {
+    Ticket {
+        device: assigned.device.clone(),
+        gateway: assigned.gateway.id.clone(),
+        epoch: assigned.epoch,
+        issued: NOON,
+        expires: in_seconds(DAY),
+        id: "1".into(),
+        endpoints: Some(endpoints_digest(&assigned.gateway.endpoints)),
+    }
+}
+
+/// The registrar's answer.
+fn genuine(gateway: &str, epoch: u64) -> Assigned {
+    let mut assigned = assigned(gateway, epoch);
+    assigned.ticket = Some(ticket(&assigned).sign(&registrar()));
+    assigned
+}
+
+/// An answer with a ticket that is changed, signed with the registrar's key.
+fn wrong(gateway: &str, epoch: u64, change: impl FnOnce(&mut Ticket)) -> Assigned {
+    let mut assigned = assigned(gateway, epoch);
+    let mut ticket = ticket(&assigned);
+    change(&mut ticket);
+    assigned.ticket = Some(ticket.sign(&registrar()));
+    assigned
+}
+
+/// A genuine answer that was changed on its way.
+fn tampered(gateway: &str, epoch: u64, change: impl FnOnce(&mut Assigned)) -> Assigned {
+    let mut assigned = genuine(gateway, epoch);
+    change(&mut assigned);
+    assigned
+}
+
+/// Every way to lead a device to `gateway` without the registrar, and what gives it away.
+fn forgeries(gateway: &str, epoch: u64) -> Vec<(Assigned, Forgery)> {
+    let id = || gateway.parse::<GatewayId>().unwrap();
+    let elsewhere = || vec![format!("mqtt://{gateway}:6666").parse::<Endpoint>().unwrap()];
+    let kid = registrar().public().kid().to_owned();
+    let signed_by_rogue = |assigned: &Assigned| ticket(assigned).sign(&rogue());
+    let borrowed = |token: &str| {
+        use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+        let header = format!(r#"{{"typ":"JWT","alg":"EdDSA","kid":"{kid}"}}"#);
+        let (_, rest) = token.split_once('.').unwrap();
+        format!("{}.{rest}", BASE64_URL_SAFE_NO_PAD.encode(header))
+    };
+    vec![
+        (tampered(gateway, epoch, |a| a.ticket = None), Forgery::NoTicket),
+        (
+            tampered(gateway, epoch, |a| a.ticket = Some("a password".into())),
+            Forgery::Ticket(TicketError::Malformed),
+        ),
+        (
+            tampered(gateway, epoch, |a| a.ticket = Some(signed_by_rogue(a))),
+            Forgery::Ticket(TicketError::UnknownKey),
+        ),
+        (
+            tampered(gateway, epoch, |a| a.ticket = Some(borrowed(&signed_by_rogue(a)))),
+            Forgery::Ticket(TicketError::Signature),
+        ),
+        (
+            wrong(gateway, epoch, |t| t.expires = in_seconds(-300)),
+            Forgery::Expired,
+        ),
+        (
+            wrong(gateway, epoch, |t| t.device = "other".parse().unwrap()),
+            Forgery::Device,
+        ),
+        (tampered("home", epoch, |a| a.gateway.id = id()), Forgery::Gateway),
+        (
+            tampered(gateway, epoch, |a| a.epoch = Epoch::new(epoch + 1)),
+            Forgery::Epoch,
+        ),
+        (
+            tampered(gateway, epoch, |a| a.gateway.endpoints = elsewhere()),
+            Forgery::Endpoints,
+        ),
+        (
+            tampered(gateway, epoch, |a| a.gateway.endpoints.reverse()),
+            Forgery::Endpoints,
+        ),
+        (wrong(gateway, epoch, |t| t.endpoints = None), Forgery::Endpoints),
+    ]
+}
+
+fn forged(device: &Device) -> Option<Forgery> {
+    device.log.iter().find_map(|command| match command {
+        Command::Emit(Change::Forged { reason, .. }) => Some(*reason),
+        _ => None,
+    })
+}
+
+#[test]
+fn the_registrars_answer_is_believed_and_kept() {
+    let mut device = Device::with(settings(), None);
+    device.answer(genuine("a", 1));
+    assert!(device.log.contains(&Command::Store(genuine("a", 1))));
+    assert_eq!(device.endpoint, "mqtt://a:1");
+    let mut rebooted = Device::with(settings(), Some(genuine("a", 1)));
+    assert_eq!((rebooted.asked(), rebooted.connects()), (None, true));
+    rebooted.up();
+    assert_eq!(rebooted.machine.counters().forged, 0);
+}
+
+#[test]
+fn a_forged_answer_leads_nowhere_is_told_and_asked_again() {
+    for (answer, reason) in forgeries("b", 2) {
+        let mut device = Device::with(settings(), None);
+        device.answer(answer.clone());
+        assert_eq!(forged(&device), Some(reason), "{answer:?}");
+        assert!(!device.connects() && device.machine.assigned().is_none());
+        assert_eq!(device.machine.counters().forged, 1);
+        let wait = device.next();
+        assert!(wait >= SECOND && wait <= Settings::default().backoff.ceiling(1));
+        assert_eq!(device.asked(), Some(QueryReason::Boot));
+    }
+}
+
+#[test]
+fn a_connected_device_stays_where_it_is() {
+    for (answer, reason) in forgeries("b", 2) {
+        let mut device = Device::with(settings(), Some(genuine("a", 1)));
+        device.up();
+        device.wait(60 * SECOND);
+        device.notice(2);
+        device.answer(answer);
+        assert_eq!(forged(&device), Some(reason));
+        assert!(!device.connects() && device.closed().is_empty());
+        assert_eq!(device.machine.assigned(), Some(&genuine("a", 1)));
+        let stored = |command: &Command| matches!(command, Command::Store(_));
+        assert!(!device.log.iter().any(stored), "what is stored stays");
+        device.next();
+        device.answer(genuine("b", 2));
+        assert_eq!(device.machine.phase(), Phase::Moving, "the notice still counts");
+    }
+}
+
+#[test]
+fn the_registrars_word_for_another_device_is_none_for_this_one() {
+    let mut device = Device::with(settings(), None);
+    let mut answer = assigned("b", 1);
+    answer.device = "other".parse().unwrap();
+    answer.ticket = Some(ticket(&answer).sign(&registrar()));
+    device.answer(answer);
+    assert_eq!(forged(&device), Some(Forgery::Device));
+}
+
+#[test]
+fn an_earlier_answer_that_is_played_again_is_stale() {
+    let mut device = Device::with(settings(), Some(genuine("a", 5)));
+    device.up();
+    device.notice(6);
+    device.answer(genuine("b", 4));
+    assert!(!device.connects());
+    assert_eq!(device.machine.counters().stale, 1);
+}
+
+#[test]
+fn a_stored_answer_is_checked_like_any_other() {
+    for (stored, reason) in forgeries("b", 2) {
+        let mut device = Device::with(settings(), Some(stored));
+        assert_eq!(device.asked(), Some(QueryReason::Boot));
+        let told = Command::Emit(Change::StoredIgnored { reason });
+        assert_eq!(device.log.first(), Some(&told));
+        device.next();
+        assert!(!device.log.contains(&told), "once is enough");
+        assert!(!device.connects());
+    }
+}
+
+#[test]
+fn clocks_may_differ_by_a_little() {
+    let expires = |seconds| wrong("a", 1, |ticket: &mut Ticket| ticket.expires = in_seconds(seconds));
+    let mut device = Device::with(settings(), None);
+    device.answer(expires(-299));
+    assert!(device.connects());
+    let mut device = Device::with(settings(), None);
+    device.answer(expires(-300));
+    assert_eq!(forged(&device), Some(Forgery::Expired));
+}
+
+#[test]
+fn an_answer_is_asked_for_again_before_its_ticket_ends() {
+    let mut answer = wrong("a", 1, |ticket| ticket.expires = in_seconds(600));
+    answer.ttl_s = 86_400;
+    let mut device = Device::with(settings(), None);
+    device.answer(answer.clone());
+    device.up();
+    assert!(device.machine.deadline().unwrap() <= 600 * SECOND);
+    let mut rebooted = Device::with(settings(), Some(answer));
+    rebooted.up();
+    assert!(rebooted.machine.deadline().unwrap() <= 600 * SECOND);
+}
+
+#[test]
+fn any_of_the_keys_signs() {
+    let mut settings = settings();
+    settings.registrar_keys = KeySet::new([registrar().public().clone(), rogue().public().clone()]);
+    let mut answer = assigned("a", 1);
+    answer.ticket = Some(ticket(&answer).sign(&rogue()));
+    let mut device = Device::with(settings, None);
+    device.answer(answer);
+    assert!(device.connects());
+}
+
+#[test]
+fn without_keys_whoever_answers_is_believed() {
+    for (answer, _) in forgeries("b", 2) {
+        let mut device = Device::new(None);
+        device.answer(answer);
+        assert!(device.connects());
+    }
+}
+
+/// What happens to a device between the registrar and someone who poses as it.
+#[derive(Clone, Debug)]
+enum Step {
+    Deadline,
+    Forged { kind: usize, epoch: u64 },
+    Genuine { epoch: u64 },
+    Up,
+    Fail,
+    Reject,
+    Notice { epoch: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Deadline),
+        3 => (0..11usize, 1..12u64).prop_map(|(kind, epoch)| Step::Forged { kind, epoch }),
+        1 => (1..12u64).prop_map(|epoch| Step::Genuine { epoch }),
+        2 => Just(Step::Up),
+        1 => Just(Step::Fail),
+        1 => Just(Step::Reject),
+        1 => (1..12u64).prop_map(|epoch| Step::Notice { epoch }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn only_the_registrar_says_where_a_device_goes(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut device = Device::with(settings(), None);
+        let mut signed: Vec<Assigned> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Deadline => drop(device.next()),
+                Step::Forged { kind, epoch } => {
+                    let (answer, _) = forgeries("evil", epoch).swap_remove(kind);
+                    device.answer(answer);
+                }
+                Step::Genuine { epoch } => {
+                    // One epoch, one gateway.
+                    let answer = genuine(&format!("g{}", epoch % 3), epoch);
+                    signed.push(answer.clone());
+                    device.answer(answer);
+                }
+                Step::Up => drop(device.up()),
+                Step::Fail => drop(device.fail()),
+                Step::Reject => drop(device.reject()),
+                Step::Notice { epoch } => drop(device.notice(epoch)),
+            }
+            for command in &device.log {
+                match command {
+                    Command::Store(assigned) => prop_assert!(signed.contains(assigned)),
+                    Command::Connect { endpoint, assigned, .. } => {
+                        prop_assert!(signed.contains(assigned));
+                        prop_assert!(assigned.gateway.endpoints.contains(endpoint));
+                    }
+                    _ => {}
+                }
+            }
+            prop_assert!(device.machine.assigned().is_none_or(|assigned| signed.contains(assigned)));
+        }
+    }
+}
