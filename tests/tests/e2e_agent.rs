@@ -7,8 +7,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-use homeport_tests::kit::{Gateway, Process, Registrar, binary, finish, publish, root, until};
-use serde_json::Value;
+use homeport_tests::kit::{Gateway, Process, Registrar, binary, finish, mosquitto, publish, root, until};
+use serde_json::{Value, json};
 
 /// `device-agent fleet`, not started yet.
 fn fleet(registrar: &str, count: u32, duration: &str) -> Command {
@@ -131,4 +131,88 @@ fn a_reader_that_does_not_read_keeps_no_device_from_moving() {
     registrar.start_move("dev-1", "gw-b", "10m");
     registrar.wait_done("dev-1");
     registrar.wait_connected("dev-1", "gw-b");
+}
+
+/// A registrar where everybody proves who they are, and a gateway of which it knows the endpoint, where nobody listens.
+fn strict_registrar() -> Registrar {
+    let registrar = Registrar::start_with(&[("REGISTRAR__AUTH", "on")]);
+    let key = registrar.cli(&["gateway", "key", "gw-a", "-o", "json"]).ok();
+    let key: Value = serde_json::from_str(&key).unwrap();
+    let status = json!({
+        "v": 1, "gateway": "gw-a", "instance": "run-1", "state": "online",
+        "endpoints": ["mqtt://127.0.0.1:1"], "connected": 0, "version": "1", "at": "2026-01-01T00:00:00Z",
+    });
+    let status = status.to_string();
+    let mut publish = mosquitto("mosquitto_pub", registrar.addresses().mqtt, &["-V", "mqttv5"]);
+    publish
+        .args(["-i", "gateway/gw-a", "-P", key["key"].as_str().unwrap()])
+        .args(["-q", "1", "-r", "-t", "gw/gw-a/status", "-m", &status])
+        .args(["-D", "connect", "user-property", "instance", "run-1"]);
+    finish(&mut publish).ok();
+    until("the gateway is known", || registrar.gateway("gw-a").is_some());
+    registrar
+}
+
+#[test]
+fn a_device_shows_its_key_or_what_it_signed_with_it() {
+    let registrar = strict_registrar();
+    registrar.assign("dev-1", "gw-a");
+    let generated = registrar.cli(&["device", "key", "dev-1", "--generate", "-o", "json"]);
+    let key: Value = serde_json::from_str(&generated.ok()).unwrap();
+    let key = key["key"].as_str().unwrap();
+    let other = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    for (key, method, told) in [
+        (key, "jwt", "assigned to gw-a"),
+        (key, "key", "assigned to gw-a"),
+        (other, "jwt", "no answer from the registrar: rejected"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(binary("device-agent"));
+        command
+            .args(["run", "--id", "dev-1", "--registrar", &registrar.url(), "--state"])
+            .arg(folder.path().join("state.json"))
+            .env("DEVICE_AGENT__AUTH__KEY", key)
+            .env("DEVICE_AGENT__AUTH__METHOD", method);
+        let process = Process::spawn("dev-1", &mut command, folder.path().join("log"));
+        until(told, || process.stderr().contains(told));
+        assert!(!process.stderr().contains(key), "keys are not logged");
+    }
+}
+
+#[test]
+fn a_fleet_derives_its_keys_and_a_device_does_not() {
+    let registrar = strict_registrar();
+    registrar.cli(&["group", "add", "meters"]).ok();
+    for device in ["m-1", "m-2"] {
+        registrar
+            .cli(&["device", "assign", device, "gw-a", "--group", "meters"])
+            .ok();
+    }
+    let shown = registrar
+        .cli(&["group", "key", "show", "meters", "-o", "json"])
+        .ok();
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("group.key");
+    fs::write(&file, shown["primary"].as_str().unwrap()).unwrap();
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+
+    let mut fleet = fleet(&registrar.url(), 2, "1h");
+    fleet
+        .args(["--prefix", "m-"])
+        .env("DEVICE_AGENT__AUTH__GROUP_KEY_FILE", &file);
+    let mut process = Process::spawn("fleet", &mut fleet, folder.path().join("log"));
+    until("both are answered", || {
+        registrar
+            .metrics()
+            .contains("registrar_queries_total{outcome=\"assigned\"} 2")
+    });
+    process.signal("TERM");
+    process.wait();
+
+    let mut run = Command::new(binary("device-agent"));
+    run.args(["run", "--id", "m-1", "--registrar", &registrar.url(), "--state"])
+        .arg(folder.path().join("state.json"))
+        .env("DEVICE_AGENT__AUTH__GROUP_KEY_FILE", &file);
+    finish(&mut run).fails(1, "auth.group_key_file is for fleet only");
 }

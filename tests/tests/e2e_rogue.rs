@@ -1,0 +1,130 @@
+//! Somebody poses as the registrar: another bootstrap broker stands at its address, with a gateway of its own.
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::Path, process::Command};
+
+use homeport_tests::kit::{Gateway, Process, Registrar, binary, root, until};
+use jiff::{SignedDuration, Timestamp};
+use protocol::{
+    Epoch,
+    message::{Assigned, GatewayRef},
+    ticket::{SigningKey, Ticket, endpoints_digest},
+};
+use tempfile::TempDir;
+
+const FORGED: &str = "forged answer ignored";
+
+/// What stands at the registrar's address: it sends `dev-1` to a gateway of its own.
+struct Rogue {
+    registrar: Registrar,
+    _gateway: Gateway,
+}
+
+impl Rogue {
+    fn start() -> Self {
+        let registrar = Registrar::start();
+        let gateway = Gateway::start(&registrar, "gw-trap");
+        registrar.assign("dev-1", "gw-trap");
+        Self {
+            registrar,
+            _gateway: gateway,
+        }
+    }
+
+    fn has_caught(&self) -> bool {
+        self.registrar.device("dev-1").unwrap().connected.is_some()
+    }
+}
+
+/// The key of the real registrar.
+fn key() -> SigningKey {
+    SigningKey::from_seed(&[1; 32])
+}
+
+/// `dev-1`, which asks the rogue; with the registrar's key or without.
+fn device(rogue: &Rogue, folder: &Path, knows_the_key: bool) -> Process {
+    let dev = fs::read_to_string(root().join("configs/dev/device.toml")).unwrap();
+    let jwk = serde_json::to_value(key().public()).unwrap();
+    let keys = if knows_the_key {
+        format!("registrar_keys = [{}]\n", jwk["x"])
+    } else {
+        String::new()
+    };
+    let config = folder.join("device.toml");
+    fs::write(&config, keys + &dev).unwrap();
+    let mut command = Command::new(binary("device-agent"));
+    command
+        .args(["run", "--id", "dev-1", "--registrar", &rogue.registrar.url()])
+        .arg("--config")
+        .arg(config)
+        .arg("--state")
+        .arg(folder.join("state.json"));
+    Process::spawn("dev-1", &mut command, folder.join("log"))
+}
+
+/// What the registrar had answered before.
+#[allow(clippy::disallowed_methods, reason = "the agent's clock is the machine's")]
+fn store(folder: &TempDir, gateway: &Gateway) {
+    let now = Timestamp::now();
+    let endpoint = format!("mqtt://{}", gateway.addresses().mqtt);
+    let mut assigned = Assigned {
+        device: "dev-1".parse().unwrap(),
+        gateway: GatewayRef {
+            id: "gw-a".parse().unwrap(),
+            endpoints: vec![endpoint.parse().unwrap()],
+        },
+        epoch: Epoch::FIRST,
+        ttl_s: 86_400,
+        ticket: None,
+    };
+    let ticket = Ticket {
+        device: assigned.device.clone(),
+        gateway: assigned.gateway.id.clone(),
+        epoch: assigned.epoch,
+        issued: now,
+        expires: now + SignedDuration::from_hours(1),
+        id: "1".into(),
+        endpoints: Some(endpoints_digest(&assigned.gateway.endpoints)),
+    };
+    assigned.ticket = Some(ticket.sign(&key()));
+    let mut record = serde_json::to_value(&assigned).unwrap();
+    record["format"] = 1.into();
+    record["stored_at"] = now.to_string().into();
+    fs::write(folder.path().join("state.json"), record.to_string()).unwrap();
+}
+
+#[test]
+fn a_device_that_knows_no_key_goes_where_it_is_sent() {
+    let (rogue, folder) = (Rogue::start(), tempfile::tempdir().unwrap());
+    let _device = device(&rogue, folder.path(), false);
+    rogue.registrar.wait_connected("dev-1", "gw-trap");
+}
+
+#[test]
+fn a_device_that_knows_the_registrars_key_is_not_led_astray() {
+    let (rogue, folder) = (Rogue::start(), tempfile::tempdir().unwrap());
+    let device = device(&rogue, folder.path(), true);
+    until("it has asked and been lied to more than once", || {
+        device.stderr().matches(FORGED).count() >= 2
+    });
+    assert!(!rogue.has_caught());
+    assert!(!folder.path().join("state.json").exists());
+}
+
+#[test]
+fn a_device_that_loses_its_gateway_waits_for_it_rather_than_follow_a_stranger() {
+    let (rogue, folder) = (Rogue::start(), tempfile::tempdir().unwrap());
+    let registrar = Registrar::start();
+    let mut gateway = Gateway::start(&registrar, "gw-a");
+    registrar.assign("dev-1", "gw-a");
+    store(&folder, &gateway);
+    let device = device(&rogue, folder.path(), true);
+    registrar.wait_connected("dev-1", "gw-a");
+    gateway.kill9();
+    until("it asks, and is lied to", || device.stderr().contains(FORGED));
+    gateway.restart();
+    until("it is back", || {
+        device.stderr().matches("connected to gw-a (epoch").count() >= 2
+    });
+    assert!(!rogue.has_caught());
+}
