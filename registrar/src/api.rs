@@ -16,7 +16,9 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The header an operator's tool names its user in, for the audit log: 1 to 128 printable ASCII characters.
+use crate::people::record::{Role, UserName};
+
+/// The header an operator's tool names its user in, for the audit log, while nobody has to log in: 1 to 128 printable ASCII characters.
 pub const ACTOR: &str = "x-homeport-actor";
 
 /// One device: `GET /v1/devices/{id}`.
@@ -297,11 +299,146 @@ pub enum ImportProgress {
     },
 }
 
+/// `POST /v1/login`: a name and a password for a token that lasts a while.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// Who.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+/// What `POST /v1/login` and `POST /v1/tokens` answer with. The token is shown this once.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct IssuedToken {
+    /// To be sent as `Authorization: Bearer …`.
+    pub token: String,
+    /// What there is to know about it.
+    #[serde(flatten)]
+    pub about: Token,
+    /// Nothing but giving a new password is allowed with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub must_change: bool,
+}
+
+/// One token, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Names it.
+    pub id: String,
+    /// Whose it is.
+    pub user: UserName,
+    /// What it may do, as long as its owner may.
+    pub role: Role,
+    /// Since when there is this token.
+    pub created: Timestamp,
+    /// Until when it is good.
+    pub expires: Timestamp,
+    /// Made by a login.
+    pub session: bool,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// `GET /v1/tokens?user=&all=`, ordered by owner: the caller's own ones, unless an admin asks for others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    /// The tokens.
+    pub tokens: Vec<Token>,
+}
+
+/// `POST /v1/tokens`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateToken {
+    /// Whose; the caller's when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserName>,
+    /// What it may do; viewer when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// How long it lasts, in seconds.
+    pub life_s: u64,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// One person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The name.
+    pub user: UserName,
+    /// What the person may do.
+    pub role: Role,
+    /// Nothing at all, for now.
+    pub disabled: bool,
+    /// Nothing but give a new password.
+    pub must_change: bool,
+    /// Since when there is this person.
+    pub created: Timestamp,
+}
+
+/// `GET /v1/users`, ordered by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Users {
+    /// Everyone.
+    pub users: Vec<User>,
+}
+
+/// `POST /v1/users`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateUser {
+    /// The name.
+    pub user: UserName,
+    /// What the person may do.
+    pub role: Role,
+    /// The password.
+    pub password: String,
+    /// Whether the person has to give another one first; true when left out, as someone else knows this one.
+    #[serde(default = "yes")]
+    pub must_change: bool,
+}
+
+/// `PATCH /v1/users/{name}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlterUser {
+    /// Another role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// Disabled or enabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+}
+
+/// `PUT /v1/users/{name}/password`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetPassword {
+    /// The new one.
+    pub password: String,
+    /// The one there is; needed for one's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+    /// Whether the person has to give another one first; for another person's, true when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub must_change: Option<bool>,
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// Every error of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {
-    /// One of `bad_request`, `unknown_device`, `unknown_gateway`, `unknown_group`, `unknown_key`, `unknown_migration`,
-    /// `no_key`, `conflict`, `too_large`, `unavailable`, `internal`.
+    /// One of `unauthorized`, `forbidden`, `password_change_required`, `too_many_requests`, `bad_request`,
+    /// `unknown_device`, `unknown_gateway`, `unknown_group`, `unknown_key`, `unknown_migration`, `unknown_user`, `unknown_token`, `no_key`,
+    /// `conflict`, `too_large`, `unavailable`, `internal`.
     pub code: String,
     /// The same for people, naming the field or line.
     pub message: String,

@@ -13,7 +13,9 @@ use crate::{
     bootstrap::{self, Template},
     control,
     enrolment::ThrottleLimits,
-    gateways, import, moves, service, signers,
+    gateways, import, moves,
+    people::{self, password::Cost, roster, throttle},
+    service, signers,
     store::{Retention, sled::SledConfig},
 };
 pub use daemon::config::LoadError;
@@ -59,6 +61,8 @@ pub struct Config {
     pub import: Import,
     /// How devices prove who they are, and what they may do.
     pub devices: Devices,
+    /// People who use the registrar.
+    pub people: People,
 }
 
 /// The bootstrap broker.
@@ -281,6 +285,31 @@ pub struct Import {
     pub max_bytes: u64,
 }
 
+/// People who use the registrar.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct People {
+    /// How long a login lasts.
+    #[serde(with = "humantime_serde")]
+    pub session_life: Duration,
+    /// The longest an API token may last.
+    #[serde(with = "humantime_serde")]
+    pub max_token_life: Duration,
+    /// People at most.
+    pub max_users: usize,
+    /// Tokens of one person, logins included; a login ends the oldest one for one more.
+    pub max_tokens: usize,
+    /// Passwords checked at one time, 19 MB each; one more is told to try again.
+    pub max_checks: usize,
+    /// Failed logins of one name, and of one address four times as many, before further ones have to wait.
+    pub free_failures: u32,
+    /// The longest such wait; it begins with a second and doubles.
+    #[serde(with = "humantime_serde")]
+    pub max_hold: Duration,
+    /// Names, and addresses, whose failures are remembered; the one quiet longest is forgotten for one more.
+    pub max_remembered: usize,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -298,6 +327,7 @@ impl Default for Config {
             keys: Keys::default(),
             import: Import::default(),
             devices: Devices::default(),
+            people: People::default(),
         }
     }
 }
@@ -445,6 +475,21 @@ impl Default for Import {
     }
 }
 
+impl Default for People {
+    fn default() -> Self {
+        Self {
+            session_life: Duration::from_secs(12 * 3600),
+            max_token_life: Duration::from_secs(366 * 24 * 3600),
+            max_users: 1_000,
+            max_tokens: 50,
+            max_checks: 4,
+            free_failures: 5,
+            max_hold: Duration::from_secs(15 * 60),
+            max_remembered: 10_000,
+        }
+    }
+}
+
 impl Config {
     /// The broker's part.
     pub fn broker(&self) -> broker::Config {
@@ -575,6 +620,25 @@ impl Config {
         Retention {
             audit: self.store.audit_lines,
             closed_moves: self.store.closed_moves,
+        }
+    }
+
+    /// The people's part.
+    pub fn people(&self) -> people::Settings {
+        people::Settings {
+            limits: roster::Limits {
+                users: self.people.max_users,
+                tokens: self.people.max_tokens,
+            },
+            throttle: throttle::Limits {
+                free: self.people.free_failures,
+                longest: self.people.max_hold,
+                remembered: self.people.max_remembered,
+            },
+            at_once: self.people.max_checks,
+            cost: Cost::default(),
+            session_life: self.people.session_life,
+            max_token_life: self.people.max_token_life,
         }
     }
 

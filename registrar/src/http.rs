@@ -7,9 +7,11 @@ mod devices;
 mod error;
 mod extract;
 mod groups;
+mod guard;
 mod health;
 mod keys;
 mod migrations;
+mod people;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -22,6 +24,7 @@ use std::{
 use axum::{
     Router,
     extract::DefaultBodyLimit,
+    middleware::from_fn_with_state,
     routing::{delete, get, post, put},
 };
 use daemon::tls::Accept;
@@ -29,7 +32,7 @@ use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{import::Importer, service::Service, signers::keeper::Keeper};
+use crate::{import::Importer, people::People, service::Service, signers::keeper::Keeper};
 use error::Failure;
 
 /// The most entries of one page.
@@ -43,6 +46,8 @@ pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the API is made from.
 pub struct App {
+    /// Whether people have to log in.
+    pub auth: bool,
     /// Everything behind the API, once the directory is loaded.
     pub loaded: OnceLock<Loaded>,
     /// What is counted, by everyone.
@@ -63,6 +68,8 @@ pub struct Loaded {
     pub importer: Arc<Importer>,
     /// The keys that tickets are signed with.
     pub keeper: Arc<Keeper>,
+    /// Who may ask.
+    pub people: People,
 }
 
 impl App {
@@ -74,6 +81,10 @@ impl App {
 
     fn service(&self) -> Result<&Service, Failure> {
         self.loaded().map(|loaded| &loaded.service)
+    }
+
+    fn people(&self) -> Result<&People, Failure> {
+        self.loaded().map(|loaded| &loaded.people)
     }
 }
 
@@ -116,6 +127,18 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/audit", get(audit::list))
         .route("/v1/backup", get(transfer::backup))
         .route("/v1/import", post(transfer::import))
+        .route("/v1/login", post(people::login))
+        .route("/v1/me", get(people::me))
+        .route("/v1/users", get(people::users).post(people::add_user))
+        .route(
+            "/v1/users/{name}",
+            get(people::user)
+                .patch(people::alter_user)
+                .delete(people::remove_user),
+        )
+        .route("/v1/users/{name}/password", put(people::set_password))
+        .route("/v1/tokens", get(people::tokens).post(people::create_token))
+        .route("/v1/tokens/{id}", delete(people::revoke_token))
         .layer(body)
         .route("/.well-known/jwks.json", get(keys::published))
         .route("/healthz", get(health::alive))
@@ -123,6 +146,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(health::metrics))
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)
+        // Around everything, whatever is added above.
+        .layer(from_fn_with_state(Arc::clone(&app), guard::guard))
         .with_state(app)
 }
 

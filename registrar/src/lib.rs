@@ -14,6 +14,7 @@ pub mod http;
 pub mod import;
 pub mod metrics;
 pub mod moves;
+pub mod people;
 pub mod program;
 pub mod server;
 pub mod service;

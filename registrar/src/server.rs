@@ -10,6 +10,7 @@ use std::{
 use broker::{BindError, Broker, Kick, Message};
 use daemon::{
     auth,
+    exit::tell,
     run::Hangups,
     tls::{SectionError, ServerTls},
 };
@@ -36,6 +37,10 @@ use crate::{
     http::{self, App, Loaded},
     import::{ImportMetrics, Importer},
     metrics::Metrics,
+    people::{
+        self, People, PeopleMetrics,
+        first::{FirstError, PasswordFile},
+    },
     service::{self, Service},
     signers::keeper::{Keeper, KeeperError},
     store::{
@@ -98,6 +103,12 @@ pub enum ServerError {
     /// There is nowhere to keep uploads.
     #[error("no temporary folder: {0}")]
     Staging(std::io::Error),
+    /// The people who are stored cannot be taken up.
+    #[error("people: {0}")]
+    People(#[from] people::LoadError),
+    /// Nobody could log in.
+    #[error("first start: {0}")]
+    First(#[from] FirstError),
     /// A part that runs as long as the registrar ended by itself.
     #[error("the registrar's {0} ended unexpectedly")]
     Ended(String),
@@ -146,7 +157,9 @@ impl Server {
         let (http, listener) = listener.map_err(|source| ServerError::Http { address, source })?;
         let last = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        let auth = config.auth_required();
         let app = Arc::new(App {
+            auth,
             loaded: OnceLock::new(),
             registry: OnceLock::new(),
             stopping: CancellationToken::new(),
@@ -182,6 +195,20 @@ impl Server {
         let (committer, commits) = Committer::spawn(Arc::clone(&store), config.store.queue, commit_metrics);
         let keeper = Arc::new(Keeper::start(config.signers(), &rest.items, commits.clone()).await?);
         keeper.register(&mut registry);
+        let people_metrics = PeopleMetrics::default();
+        people_metrics.register(&mut registry);
+        let password_file =
+            (config.store.engine != Engine::Memory).then(|| PasswordFile::of(&config.store.data_dir));
+        let people = People::load(
+            config.people(),
+            &rest.items,
+            commits.clone(),
+            password_file,
+            people_metrics,
+        )?;
+        if auth && let Some(password) = people.first_admin().await? {
+            tell_first_admin(&password);
+        }
         let view = Arc::new(View::default());
         let (sender, events) = mpsc::channel(config.gateways.queue);
 
@@ -225,7 +252,7 @@ impl Server {
             Some(tickets) => hook.with_tickets(Tickets::new(tickets, Arc::clone(&keeper), &mut registry)),
             None => hook,
         };
-        let hook = if config.auth_required() {
+        let hook = if auth {
             let (audit, lines) = mpsc::channel(AUDIT_QUEUE);
             tasks.spawn(write_audit(lines, commits, last.clone()));
             let parts = DoorkeeperParts {
@@ -235,7 +262,7 @@ impl Server {
                 groups,
                 entrances,
                 gateways: config.gateway_authority().load()?,
-                people: None,
+                people: Some(Arc::new(people.clone())),
                 metrics,
                 audit,
             };
@@ -293,6 +320,7 @@ impl Server {
             service,
             importer,
             keeper,
+            people,
         });
         let addresses = Addresses {
             mqtt,
@@ -440,6 +468,15 @@ async fn write_audit(
         }
     }
     "audit of refused clients"
+}
+
+/// Not into the log, which is kept and shipped elsewhere.
+fn tell_first_admin(password: &str) {
+    tell(format_args!(
+        "registrar: first start: log in as {} with the one-time password {password} (registrar login --user {}), and give it a new one",
+        people::first::NAME,
+        people::first::NAME,
+    ));
 }
 
 fn part_name(part: Option<Result<&'static str, tokio::task::JoinError>>) -> String {

@@ -39,6 +39,7 @@ use crate::{
     http::{App, Loaded},
     import::{ImportMetrics, Importer},
     metrics::Metrics,
+    people::{People, PeopleMetrics, password::Cost},
     service::{self, Service},
     signers::keeper::Keeper,
     store::{
@@ -55,6 +56,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Registrar {
     pub app: Arc<App>,
     pub service: Service,
+    pub people: People,
     pub store: Arc<MemoryStore>,
     pub control: JoinHandle<Result<(), CommitError>>,
     groups: Arc<Groups>,
@@ -123,6 +125,8 @@ impl Registrar {
         let directory = Arc::new(directory);
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
+        let people_metrics = PeopleMetrics::default();
+        people_metrics.register(&mut registry);
         let shared: Arc<dyn Store> = store.clone();
         let (committer, commits) = Committer::spawn(Arc::clone(&shared), 100, CommitMetrics::default());
         let keeper = Keeper::start(config.signers(), &rest.items, commits.clone());
@@ -146,7 +150,7 @@ impl Registrar {
             settings: config.service(),
             directory,
             store: Arc::clone(&shared),
-            commits,
+            commits: commits.clone(),
             view,
             control: events.clone(),
             importing: AtomicUsize::new(0),
@@ -164,7 +168,11 @@ impl Registrar {
             metrics: ImportMetrics::default(),
             unfinished: tokio::sync::Mutex::new(rest.import),
         });
+        let mut people = config.people();
+        people.cost = Cost { memory: 8, passes: 1 };
+        let people = People::load(people, &rest.items, commits.clone(), None, people_metrics).unwrap();
         let app = Arc::new(App {
+            auth: false,
             loaded: OnceLock::new(),
             registry: OnceLock::new(),
             stopping: CancellationToken::new(),
@@ -176,9 +184,11 @@ impl Registrar {
             service: service.clone(),
             importer,
             keeper,
+            people: people.clone(),
         });
         Self {
             app,
+            people,
             service,
             store,
             control,
@@ -215,6 +225,14 @@ impl Registrar {
             metrics,
         );
         (hook.guarded(Doorkeeper::new(parts), self.service.clone()), lines)
+    }
+
+    /// Starts one where people have to log in.
+    pub async fn guarded() -> Self {
+        let mut registrar = Self::start(Config::default()).await;
+        let app = Arc::get_mut(&mut registrar.app);
+        app.expect("nobody else has it yet").auth = true;
+        registrar
     }
 
     /// A gateway connects, with nothing held and nobody connected.

@@ -10,6 +10,10 @@ use crate::bootstrap::TemplateError;
 /// Levels of `reg/query/<device>` and `gw/<gateway>/status`.
 const TOPIC_LEVELS: usize = 3;
 
+/// A person goes with all their tokens, in one batch of the store.
+const MAX_TOKENS: usize = 64;
+const _: () = assert!(MAX_TOKENS < crate::store::MAX_BATCH);
+
 /// Why a configuration that can be read is not one to run on.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
@@ -111,6 +115,9 @@ impl Config {
             ("devices.max_failing", self.devices.max_failing),
             ("moves.max_disabled", self.moves.max_disabled),
             ("tickets.cache", self.tickets.cache),
+            ("people.max_users", self.people.max_users),
+            ("people.max_checks", self.people.max_checks),
+            ("people.max_remembered", self.people.max_remembered),
         ];
         let allowed = "more than zero and less than 2^32";
         let wrong = counts
@@ -134,6 +141,9 @@ impl Config {
             ("answers.ttl", self.answers.ttl),
             ("tickets.ttl", self.tickets.ttl),
             ("keys.overlap", self.keys.overlap),
+            ("people.session_life", self.people.session_life),
+            ("people.max_token_life", self.people.max_token_life),
+            ("people.max_hold", self.people.max_hold),
             ("retry_after.bad_request", self.retry_after.bad_request),
             ("retry_after.unknown_device", self.retry_after.unknown_device),
             ("retry_after.disabled", self.retry_after.disabled),
@@ -156,6 +166,12 @@ impl Config {
             return Err(CheckError::Figure {
                 key: "tickets.ttl",
                 allowed: "at least answers.ttl, as devices keep both for that long",
+            });
+        }
+        if !(1..=MAX_TOKENS).contains(&self.people.max_tokens) {
+            return Err(CheckError::Figure {
+                key: "people.max_tokens",
+                allowed: "at least 1 and at most 64",
             });
         }
         if self.mqtt.max_topic_levels < TOPIC_LEVELS {

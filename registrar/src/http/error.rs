@@ -2,16 +2,20 @@
 
 use axum::{
     Json,
-    http::{Method, StatusCode, Uri},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 
 use crate::{
     api::ApiError,
+    people::{LoginError, PeopleError, record::Role, roster::Problem},
     service::ServiceError,
     signers::{Refused, keeper::KeeperError},
     store::StoreError,
 };
+
+/// How to log in.
+const CHALLENGE: &str = "Bearer realm=\"homeport\", Basic realm=\"homeport\", charset=\"UTF-8\"";
 
 /// What a handler refuses with.
 #[derive(Debug)]
@@ -19,47 +23,56 @@ pub(super) struct Failure {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// When to try again, in seconds.
+    retry_after: Option<u64>,
 }
 
 impl Failure {
-    pub fn bad_request(message: impl Into<String>) -> Self {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
-            status: StatusCode::BAD_REQUEST,
-            code: "bad_request",
+            status,
+            code,
             message: message.into(),
+            retry_after: None,
         }
+    }
+
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    pub fn role(needed: Role, has: Role) -> Self {
+        Self::forbidden(format!(
+            "this takes the role {needed}; these credentials have {has}"
+        ))
+    }
+
+    pub fn must_change() -> Self {
+        let message = "the password has to be changed first: registrar login, or registrar user passwd";
+        Self::new(StatusCode::FORBIDDEN, "password_change_required", message)
+    }
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
     pub fn too_large(message: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::PAYLOAD_TOO_LARGE,
-            code: "too_large",
-            message: message.into(),
-        }
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     }
 
     pub fn timed_out(message: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::REQUEST_TIMEOUT,
-            code: "bad_request",
-            message: message.into(),
-        }
+        Self::new(StatusCode::REQUEST_TIMEOUT, "bad_request", message)
     }
 
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            code: "unavailable",
-            message: message.into(),
-        }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
     pub fn internal(message: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            code: "internal",
-            message: message.into(),
-        }
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
 }
 
@@ -78,10 +91,23 @@ impl From<ServiceError> for Failure {
             }
             ServiceError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
-        Self {
-            status,
-            code,
-            message: error.to_string(),
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<LoginError> for Failure {
+    fn from(error: LoginError) -> Self {
+        let message = error.to_string();
+        match error {
+            LoginError::Denied => Self::unauthorized(message),
+            LoginError::TooOften(wait) => Self {
+                retry_after: Some(wait.as_secs() + 1),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
+            },
+            LoginError::Unavailable(_) => Self {
+                retry_after: Some(1),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
+            },
         }
     }
 }
@@ -94,11 +120,22 @@ impl From<KeeperError> for Failure {
             KeeperError::Record { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             KeeperError::Random | KeeperError::Commit(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };
-        Self {
-            status,
-            code,
-            message: error.to_string(),
-        }
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<PeopleError> for Failure {
+    fn from(error: PeopleError) -> Self {
+        let (status, code) = match &error {
+            PeopleError::Problem(Problem::UnknownUser(_)) => (StatusCode::NOT_FOUND, "unknown_user"),
+            PeopleError::Problem(Problem::UnknownToken(_)) => (StatusCode::NOT_FOUND, "unknown_token"),
+            PeopleError::Problem(Problem::Role { .. }) | PeopleError::Invalid(_) => {
+                (StatusCode::BAD_REQUEST, "bad_request")
+            }
+            PeopleError::Problem(_) | PeopleError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            PeopleError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        };
+        Self::new(status, code, error.to_string())
     }
 }
 
@@ -117,31 +154,28 @@ impl IntoResponse for Failure {
                 "request failed"
             );
         }
-        (
-            self.status,
-            Json(ApiError {
-                code: self.code.to_owned(),
-                message: self.message,
-            }),
-        )
-            .into_response()
+        let error = ApiError {
+            code: self.code.to_owned(),
+            message: self.message,
+        };
+        let mut response = (self.status, Json(error)).into_response();
+        let headers = response.headers_mut();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
     }
 }
 
 pub(super) async fn not_found(uri: Uri) -> Failure {
     let message = format!("there is nothing at {}", uri.path());
-    Failure {
-        status: StatusCode::NOT_FOUND,
-        code: "bad_request",
-        message,
-    }
+    Failure::new(StatusCode::NOT_FOUND, "bad_request", message)
 }
 
 pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
     let message = format!("{} does not take {method}", uri.path());
-    Failure {
-        status: StatusCode::METHOD_NOT_ALLOWED,
-        code: "bad_request",
-        message,
-    }
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "bad_request", message)
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{READ_TIMEOUT, error::Failure};
-use crate::api::ACTOR;
+use crate::{api::ACTOR, people::roster::Caller};
 
 /// The longest name in [`ACTOR`], in bytes.
 const MAX_ACTOR: usize = 128;
@@ -69,13 +69,16 @@ impl<T: FromStr<Err: std::fmt::Display>, S: Send + Sync> FromRequestParts<S> for
     }
 }
 
-/// Who asks: what the header says, else the address.
+/// Who asks: whoever has logged in; where nobody has to, what the header says, else the address.
 pub(super) struct Actor(pub String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Actor {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        if let Some(caller) = parts.extensions.get::<Caller>() {
+            return Ok(Self(caller.actor()));
+        }
         if let Some(named) = parts.headers.get(ACTOR) {
             let named = named
                 .to_str()

@@ -2,6 +2,7 @@ mod disable;
 mod keys;
 mod moves;
 mod pages;
+mod people;
 
 use axum::{
     body::{Body, to_bytes},
@@ -416,6 +417,7 @@ async fn readiness_has_its_reasons() {
 async fn before_the_directory_is_loaded_nothing_is_answered_wrongly() {
     let mut registrar = Registrar::start(Config::default()).await;
     let app = App {
+        auth: false,
         loaded: OnceLock::new(),
         registry: OnceLock::new(),
         stopping: CancellationToken::new(),

@@ -1,0 +1,212 @@
+//! Who may do what by HTTP. What is not listed takes an admin, so that a new route is closed until someone opens it.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State},
+    http::{HeaderMap, Method, Uri, header, request::Parts},
+    middleware::Next,
+    response::Response,
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use daemon::http::Peer;
+
+use super::{App, Loaded, error::Failure};
+use crate::people::{People, record::Role, roster::Caller};
+
+/// What a request takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Nothing.
+    Open,
+    /// To be someone; also someone who has to change the password. The handler looks further.
+    Anyone,
+    /// To have at least this role.
+    Role(Role),
+}
+
+/// What a request takes, by its route.
+pub(super) fn access(method: &Method, route: &str) -> Access {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    match route {
+        "/healthz" | "/readyz" | "/metrics" | "/v1/login" | "/.well-known/jwks.json" => Access::Open,
+        "/v1/me" | "/v1/users/{name}/password" | "/v1/tokens" | "/v1/tokens/{id}" => Access::Anyone,
+        "/v1/devices"
+        | "/v1/devices/{id}"
+        | "/v1/gateways"
+        | "/v1/gateways/{id}"
+        | "/v1/migrations"
+        | "/v1/migrations/{id}"
+        | "/v1/audit"
+        | "/v1/groups"
+        | "/v1/groups/{id}"
+            if reads =>
+        {
+            Access::Role(Role::Viewer)
+        }
+        "/v1/devices/{id}"
+        | "/v1/devices/{id}/disable"
+        | "/v1/devices/{id}/enable"
+        | "/v1/migrations"
+        | "/v1/import" => Access::Role(Role::Operator),
+        _ => Access::Role(Role::Admin),
+    }
+}
+
+/// Lets a request through that may go on, and has it say who asks.
+pub(super) async fn guard(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let people = app.loaded.get().map(|loaded: &Loaded| &loaded.people);
+    if is_foreign(request.method(), request.uri(), request.headers()) {
+        if let Some(people) = people {
+            people.metrics().cross_site();
+        }
+        let message = "a page of another site made this request; only pages of this server may";
+        return Err(Failure::forbidden(message));
+    }
+    if !app.auth {
+        return Ok(next.run(request).await);
+    }
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("", MatchedPath::as_str);
+    let access = access(request.method(), route);
+    if access == Access::Open {
+        return Ok(next.run(request).await);
+    }
+    let people = people.ok_or_else(|| Failure::unavailable("the directory is being loaded"))?;
+    // The body cannot be shared while a password is looked at.
+    let (mut parts, body) = request.into_parts();
+    let caller = caller(people, &parts).await?;
+    match access {
+        Access::Role(_) if caller.must_change => return Err(Failure::must_change()),
+        Access::Role(needed) if caller.role < needed => {
+            people.metrics().forbidden();
+            return Err(Failure::role(needed, caller.role));
+        }
+        _ => {}
+    }
+    parts.extensions.insert(caller);
+    Ok(next.run(Request::from_parts(parts, body)).await)
+}
+
+/// Who asks, by a token or by name and password.
+async fn caller(people: &People, request: &Parts) -> Result<Caller, Failure> {
+    let missing = || Failure::unauthorized("not authorized: log in, or send a token");
+    let header = request.headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
+    let (scheme, given) = header
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .ok_or_else(missing)?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Ok(people.bearer(given.trim())?);
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Err(missing());
+    }
+    let pair = BASE64_STANDARD.decode(given.trim()).map_err(|_| missing())?;
+    let colon = pair.iter().position(|byte| *byte == b':').ok_or_else(missing)?;
+    let name = String::from_utf8_lossy(&pair[..colon]);
+    let peer = request.extensions.get::<ConnectInfo<Peer>>();
+    let address = peer.map(|ConnectInfo(Peer(peer))| peer.ip());
+    let address = address.ok_or_else(|| Failure::internal("the address of the client is not known"))?;
+    Ok(people.login(address, &name, &pair[colon + 1..]).await?)
+}
+
+/// Whether a browser says that a page of another site makes a request that changes something. Programs say nothing.
+fn is_foreign(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return false;
+    }
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|value: &axum::http::HeaderValue| value.to_str().unwrap_or("?"))
+    };
+    if let Some(site) = text("sec-fetch-site") {
+        return !matches!(site, "same-origin" | "none");
+    }
+    let Some(origin) = text(header::ORIGIN.as_str()) else {
+        return false;
+    };
+    let here = text(header::HOST.as_str()).or_else(|| uri.authority().map(|authority| authority.as_str()));
+    let there = origin.split_once("://").map(|(_, host)| host);
+    here.is_none() || there != here
+}
+
+/// Whoever has logged in; nobody where nobody has to.
+pub(super) struct Who(pub Option<Caller>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Who {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        Ok(Self(parts.extensions.get::<Caller>().cloned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_not_listed_takes_an_admin() {
+        let role = Access::Role;
+        for (method, route, takes) in [
+            (Method::GET, "/healthz", Access::Open),
+            (Method::POST, "/v1/login", Access::Open),
+            (Method::GET, "/v1/devices/{id}", role(Role::Viewer)),
+            (Method::PUT, "/v1/devices/{id}", role(Role::Operator)),
+            (Method::POST, "/v1/import", role(Role::Operator)),
+            (Method::GET, "/v1/backup", role(Role::Admin)),
+            (Method::GET, "/v1/users", role(Role::Admin)),
+            (Method::POST, "/v1/gateways/{id}", role(Role::Admin)),
+            (Method::POST, "/v1/audit", role(Role::Admin)),
+            (Method::GET, "", role(Role::Admin)),
+            (Method::GET, "/v1/tokens", Access::Anyone),
+        ] {
+            assert_eq!(access(&method, route), takes, "{method} {route}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_site_changes_nothing() {
+        let uri = Uri::from_static("/v1/devices/d1");
+        let foreign = |method: Method, pairs| is_foreign(&method, &uri, &headers(pairs));
+        let host = ("host", "homeport.example:8080");
+        for (pairs, is) in [
+            (&[host][..], false),
+            (&[host, ("origin", "http://homeport.example:8080")], false),
+            (&[host, ("origin", "http://evil.example")], true),
+            (&[host, ("origin", "http://homeport.example:9090")], true),
+            (&[host, ("origin", "null")], true),
+            (&[("origin", "http://homeport.example:8080")], true),
+            (&[host, ("sec-fetch-site", "cross-site")], true),
+            (&[host, ("sec-fetch-site", "same-site")], true),
+            (
+                &[
+                    host,
+                    ("sec-fetch-site", "same-origin"),
+                    ("origin", "https://homeport.example"),
+                ],
+                false,
+            ),
+            (&[host, ("sec-fetch-site", "none")], false),
+        ] {
+            assert_eq!(foreign(Method::POST, pairs), is, "{pairs:?}");
+            assert!(!foreign(Method::GET, pairs));
+        }
+    }
+}

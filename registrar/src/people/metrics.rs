@@ -1,0 +1,81 @@
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::metrics::gauge;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// What is counted of people.
+#[derive(Clone, Debug, Default)]
+pub struct PeopleMetrics {
+    logins: Family<Outcome, Counter>,
+    forbidden: Counter,
+    cross_site: Counter,
+    remembered: Gauge,
+    users: Gauge,
+    tokens: Gauge,
+}
+
+impl PeopleMetrics {
+    /// Makes them part of a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        for outcome in ["ok", "denied", "held", "busy", "failed", "bad_token"] {
+            drop(self.logins.get_or_create(&Outcome { outcome }));
+        }
+        registry.register(
+            "registrar_logins",
+            "Passwords and wrong tokens that were shown, by what came of it",
+            self.logins.clone(),
+        );
+        registry.register(
+            "registrar_forbidden",
+            "Requests of people whose role did not reach",
+            self.forbidden.clone(),
+        );
+        registry.register(
+            "registrar_cross_site",
+            "Requests refused because a page of another site made them",
+            self.cross_site.clone(),
+        );
+        registry.register(
+            "registrar_login_failures_remembered",
+            "Names and addresses whose failed logins are remembered",
+            self.remembered.clone(),
+        );
+        registry.register("registrar_users", "People", self.users.clone());
+        registry.register(
+            "registrar_tokens",
+            "Tokens of people, expired ones too",
+            self.tokens.clone(),
+        );
+    }
+
+    pub(super) fn login(&self, outcome: &'static str) {
+        self.logins.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Counts a request of someone whose role did not reach.
+    pub fn forbidden(&self) {
+        self.forbidden.inc();
+    }
+
+    /// Counts a request that a page of another site made.
+    pub fn cross_site(&self) {
+        self.cross_site.inc();
+    }
+
+    pub(super) fn remembered(&self, count: usize) {
+        self.remembered.set(gauge(count));
+    }
+
+    pub(super) fn count(&self, users: usize, tokens: usize) {
+        self.users.set(gauge(users));
+        self.tokens.set(gauge(tokens));
+    }
+}

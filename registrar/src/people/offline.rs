@@ -1,0 +1,108 @@
+//! A way back in: a new password for someone, written into the folder of a registrar that does not run.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    password::{Cost, HashError, Passwords, check},
+    record::{UserName, UserRecord},
+    roster::{Problem, Roster},
+};
+use crate::{
+    control::now,
+    store::{
+        Store, StoreError, Transaction,
+        folder::OpenError,
+        item::Table,
+        record::{AuditRecord, DecodeError},
+        sled::{SledConfig, SledStore},
+    },
+};
+
+/// People and tokens read at once.
+const PAGE: usize = 1000;
+
+/// Why the password stays what it was.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// The folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] OpenError),
+    /// There is no such person.
+    #[error("{0}")]
+    Problem(#[from] Problem),
+    /// It is no password.
+    #[error("{0}")]
+    Invalid(String),
+    /// It cannot be hashed.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+    /// A record cannot be read.
+    #[error("a record of a user or token: {0}")]
+    Record(#[from] DecodeError),
+    /// The store fails.
+    #[error("the store failed: {0}")]
+    Store(#[from] StoreError),
+    /// Someone else writes, which the folder's lock should not allow.
+    #[error("the user was changed meanwhile, try again")]
+    Conflict,
+}
+
+/// Gives someone a new password and enables them; whoever was logged in as them no longer is.
+///
+/// # Errors
+/// The folder is in use or not a registrar's, there is no such person, or the password is none.
+pub async fn set_password(folder: &Path, name: &UserName, password: &str) -> Result<(), OfflineError> {
+    check(password).map_err(OfflineError::Invalid)?;
+    let store: Arc<dyn Store> = Arc::new(SledStore::open(folder, SledConfig::default())?);
+    let mut items = Vec::new();
+    for table in [Table::User, Table::Token] {
+        let mut after = None;
+        loop {
+            let page = store.items(table, after, PAGE).await?;
+            after = page.last().map(|item| item.name.clone());
+            items.extend(page);
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+    let mut roster = Roster::load(&items)?;
+    let before: UserRecord = roster.user(name)?.clone();
+    let hash = Passwords::new(Cost::default(), 1)?.hash(password).await?;
+    let changes = roster.set_password(name, hash, false, None)?;
+    let mut transactions = vec![Transaction {
+        items: roster.stored(&changes),
+        audit: Some(line(name, "user_passwd")),
+        ..Transaction::default()
+    }];
+    roster.apply(changes);
+    if before.disabled {
+        let changes = roster.alter(name, None, Some(false))?;
+        transactions.push(Transaction {
+            items: roster.stored(&changes),
+            audit: Some(line(name, "user_enable")),
+            ..Transaction::default()
+        });
+    }
+    let outcomes = store.commit(transactions).await?;
+    if outcomes.iter().any(Result::is_err) {
+        return Err(OfflineError::Conflict);
+    }
+    super::first::PasswordFile::of(folder).used(name);
+    Ok(())
+}
+
+fn line(name: &UserName, action: &str) -> AuditRecord {
+    AuditRecord {
+        at: now(),
+        actor: "offline".into(),
+        action: action.into(),
+        device: None,
+        subject: Some(name.to_string()),
+        detail: None,
+        before: None,
+        after: None,
+        labels: None,
+        note: None,
+    }
+}

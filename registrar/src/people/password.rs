@@ -1,0 +1,203 @@
+//! Passwords: argon2id, on threads of its own and a few at one time, since each takes tens of milliseconds and megabytes.
+
+use std::sync::Arc;
+
+use argon2::{
+    Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version,
+    password_hash::{Error, phc::PasswordHash},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+};
+
+use super::secret::{NoRandom, random};
+
+/// The shortest password a person may choose, in characters.
+pub const MIN_LENGTH: usize = 10;
+/// The longest password that is looked at, in bytes.
+pub const MAX_LENGTH: usize = 256;
+
+/// What a password's hash costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Memory, in KiB.
+    pub memory: u32,
+    /// Passes over it.
+    pub passes: u32,
+}
+
+impl Default for Cost {
+    /// What OWASP recommends for argon2id with one lane.
+    fn default() -> Self {
+        Self {
+            memory: 19 * 1024,
+            passes: 2,
+        }
+    }
+}
+
+/// Why a password was not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HashError {
+    /// As many are being checked as may be.
+    #[error("too many passwords are being checked, try again in a moment")]
+    Busy,
+    /// The machine fails.
+    #[error("passwords cannot be checked: {0}")]
+    Failed(&'static str),
+}
+
+/// Hashes and checks passwords.
+pub struct Passwords {
+    argon2: Argon2<'static>,
+    free: Arc<Semaphore>,
+    /// The hash of a password nobody has: what a person costs who does not exist.
+    decoy: String,
+}
+
+impl Passwords {
+    /// At this cost, so many at one time.
+    ///
+    /// # Errors
+    /// The cost is none, or the machine gives no random bytes.
+    pub fn new(cost: Cost, at_once: usize) -> Result<Self, HashError> {
+        let params = Params::new(cost.memory, cost.passes, 1, None);
+        let params = params.map_err(|_| HashError::Failed("argon2 does not take these parameters"))?;
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let nobodys = random::<32>().map_err(|NoRandom| HashError::Failed("no random bytes"))?;
+        Ok(Self {
+            decoy: hash(&argon2, &nobodys)?,
+            argon2,
+            free: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))),
+        })
+    }
+
+    /// The hash to store. Waits for a free place: whoever sets passwords is known.
+    ///
+    /// # Errors
+    /// The machine fails.
+    pub async fn hash(&self, password: &str) -> Result<String, HashError> {
+        let permit = Arc::clone(&self.free).acquire_owned().await;
+        let permit = permit.map_err(|_| HashError::Busy)?;
+        let (argon2, password) = (self.argon2.clone(), password.as_bytes().to_vec());
+        in_its_place(permit, move || hash(&argon2, &password)).await?
+    }
+
+    /// Whether the password is the one of this hash; of none, it is not, and takes as long to say so.
+    ///
+    /// # Errors
+    /// No place is free, or the machine fails.
+    pub async fn verify(&self, password: Vec<u8>, hash: Option<String>) -> Result<bool, HashError> {
+        let permit = Arc::clone(&self.free)
+            .try_acquire_owned()
+            .map_err(|_| HashError::Busy)?;
+        let argon2 = self.argon2.clone();
+        let (stored, exists) = match hash {
+            Some(hash) if password.len() <= MAX_LENGTH => (hash, true),
+            _ => (self.decoy.clone(), false),
+        };
+        let password = if password.len() <= MAX_LENGTH {
+            password
+        } else {
+            Vec::new()
+        };
+        let matches = in_its_place(permit, move || {
+            let stored =
+                PasswordHash::new(&stored).map_err(|_| HashError::Failed("a stored hash is damaged"))?;
+            match argon2.verify_password(&password, &stored) {
+                Ok(()) => Ok(true),
+                Err(Error::PasswordInvalid) => Ok(false),
+                Err(_) => Err(HashError::Failed("argon2 gave up")),
+            }
+        });
+        matches.await?.map(|matches| matches && exists)
+    }
+}
+
+/// Off the event loop. The place is free once the work is done, even when nobody waits for it any more.
+async fn in_its_place<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, HashError> {
+    let done = spawn_blocking(move || {
+        let result = work();
+        drop(permit);
+        result
+    });
+    done.await.map_err(|_| HashError::Failed("the thread ended"))
+}
+
+fn hash(argon2: &Argon2<'_>, password: &[u8]) -> Result<String, HashError> {
+    let salt = random::<16>().map_err(|NoRandom| HashError::Failed("no random bytes"))?;
+    let hash = argon2.hash_password_with_salt(password, &salt);
+    hash.map(|hash| hash.to_string())
+        .map_err(|_| HashError::Failed("argon2 gave up"))
+}
+
+/// Whether a person may have this password.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(password: &str) -> Result<(), String> {
+    if password.chars().count() < MIN_LENGTH || password.len() > MAX_LENGTH {
+        return Err(format!(
+            "password: must have at least {MIN_LENGTH} characters and at most {MAX_LENGTH} bytes"
+        ));
+    }
+    if password.chars().any(char::is_control) {
+        return Err("password: contains a control character, such as a newline".into());
+    }
+    if password.starts_with(super::secret::PREFIX) {
+        return Err("password: begins like a token".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHEAP: Cost = Cost { memory: 8, passes: 1 };
+
+    #[tokio::test]
+    async fn only_the_right_password_fits_and_nobody_has_the_decoys() {
+        let passwords = Passwords::new(CHEAP, 2).unwrap();
+        let hash = passwords.hash("correct horse").await.unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{hash}");
+        assert_ne!(hash, passwords.hash("correct horse").await.unwrap());
+        let fits = async |password: &[u8], hash| passwords.verify(password.to_vec(), hash).await;
+        assert_eq!(fits(b"correct horse", Some(hash.clone())).await, Ok(true));
+        assert_eq!(fits(b"correct hors", Some(hash.clone())).await, Ok(false));
+        assert_eq!(fits(b"", None).await, Ok(false));
+        assert_eq!(fits(&[b'x'; 1000], Some(hash)).await, Ok(false));
+        assert!(fits(b"x", Some("no hash".into())).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn one_more_than_may_be_is_busy() {
+        let passwords = Passwords::new(CHEAP, 1).unwrap();
+        let taken = Arc::clone(&passwords.free).try_acquire_owned().unwrap();
+        assert_eq!(passwords.verify(Vec::new(), None).await, Err(HashError::Busy));
+        drop(taken);
+        assert_eq!(passwords.verify(Vec::new(), None).await, Ok(false));
+    }
+
+    #[test]
+    fn the_default_is_what_owasp_says() {
+        let passwords = Passwords::new(Cost::default(), 1).unwrap();
+        assert!(
+            passwords.decoy.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{}",
+            passwords.decoy
+        );
+    }
+
+    #[test]
+    fn a_password_has_a_length_and_no_newline() {
+        for bad in ["short", "a\nb4567890123", "hpt_1234567890", &"x".repeat(257)] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+        assert!(check("ünïcödé-is-fine").is_ok());
+    }
+}

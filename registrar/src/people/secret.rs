@@ -1,0 +1,142 @@
+//! Random secrets: API tokens and one-time passwords.
+
+use std::{fmt, str::FromStr};
+
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    rand,
+};
+
+/// Where every token begins, so that people and scanners know one when they see it.
+pub const PREFIX: &str = "hpt_";
+
+const ID_BYTES: usize = 8;
+const SECRET_BYTES: usize = 32;
+
+/// What one-time passwords are made of: nothing that is taken for something else. 32, so that a byte has no favourites.
+const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+const PASSWORD_LENGTH: usize = 20;
+
+/// The operating system gives no random bytes.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("no random bytes from the operating system")]
+pub struct NoRandom;
+
+/// A token as its owner has it: `hpt_<id>_<secret>`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Names it; no secret.
+    pub id: String,
+    secret: String,
+}
+
+impl Token {
+    /// A new one.
+    ///
+    /// # Errors
+    /// No random bytes.
+    pub fn random() -> Result<Self, NoRandom> {
+        Ok(Self {
+            id: hex(&random::<ID_BYTES>()?),
+            secret: hex(&random::<SECRET_BYTES>()?),
+        })
+    }
+
+    /// What is stored of it.
+    pub fn digest(&self) -> String {
+        hex(digest(&SHA256, self.secret.as_bytes()).as_ref())
+    }
+
+    /// The whole of it, for its owner.
+    pub fn reveal(&self) -> String {
+        format!("{PREFIX}{}_{}", self.id, self.secret)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{}_…", self.id)
+    }
+}
+
+impl FromStr for Token {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (id, secret) = text
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split_once('_'))
+            .ok_or(())?;
+        let is_hex = |text: &str, bytes| {
+            text.len() == 2 * bytes && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let fits = is_hex(id, ID_BYTES) && is_hex(secret, SECRET_BYTES);
+        fits.then(|| Self {
+            id: id.into(),
+            secret: secret.into(),
+        })
+        .ok_or(())
+    }
+}
+
+/// A password of 100 random bits, in groups that can be read out.
+///
+/// # Errors
+/// No random bytes.
+pub fn one_time_password() -> Result<String, NoRandom> {
+    let mut password = String::with_capacity(PASSWORD_LENGTH + PASSWORD_LENGTH / 5);
+    for (at, byte) in random::<PASSWORD_LENGTH>()?.into_iter().enumerate() {
+        if at > 0 && at % 5 == 0 {
+            password.push('-');
+        }
+        password.push(char::from(LETTERS[usize::from(byte) % LETTERS.len()]));
+    }
+    Ok(password)
+}
+
+pub(super) fn random<const N: usize>() -> Result<[u8; N], NoRandom> {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).map_err(|_| NoRandom)?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_as_it_is_written_and_says_no_secret_by_accident() {
+        let token = Token::random().unwrap();
+        let text = token.reveal();
+        assert_eq!(text.parse::<Token>().unwrap(), token);
+        assert_ne!(token, Token::random().unwrap());
+        assert!(text.contains(&token.secret) && !format!("{token:?}").contains(&token.secret));
+        assert!(!token.digest().contains(&token.secret) && token.digest().len() == 64);
+        let cut = &text[..text.len() - 1];
+        for bad in [
+            "",
+            "hpt_",
+            "hpt_1_2",
+            cut,
+            &text.to_uppercase(),
+            &format!("{text}0"),
+        ] {
+            assert!(bad.parse::<Token>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_one_time_password_can_be_read_out() {
+        let password = one_time_password().unwrap();
+        assert_eq!((password.len(), password.split('-').count()), (23, 4));
+        assert_ne!(password, one_time_password().unwrap());
+    }
+}

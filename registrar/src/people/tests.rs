@@ -1,0 +1,311 @@
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::{
+    config::Config,
+    store::{
+        Store as _,
+        committer::{CommitMetrics, Committer},
+        memory::MemoryStore,
+    },
+};
+
+const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const PASSWORD: &str = "correct horse";
+
+struct Office {
+    people: People,
+    store: Arc<MemoryStore>,
+    _committer: Committer,
+}
+
+impl std::ops::Deref for Office {
+    type Target = People;
+
+    fn deref(&self) -> &People {
+        &self.people
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        cost: Cost { memory: 8, passes: 1 },
+        ..Config::default().people()
+    }
+}
+
+async fn open(store: Arc<MemoryStore>, settings: Settings, file: Option<PasswordFile>) -> Office {
+    let (committer, commits) = Committer::spawn(store.clone(), 10, CommitMetrics::default());
+    let (_, rest) = crate::directory::Directory::load(store.as_ref()).await.unwrap();
+    let people = People::load(settings, &rest.items, commits, file, PeopleMetrics::default()).unwrap();
+    Office {
+        people,
+        store,
+        _committer: committer,
+    }
+}
+
+async fn office() -> Office {
+    let office = open(Arc::default(), settings(), None).await;
+    for (who, role) in [("ann", Role::Admin), ("bob", Role::Viewer)] {
+        office
+            .add(name(who), PASSWORD, role, false, "test".into())
+            .await
+            .unwrap();
+    }
+    office
+}
+
+fn name(text: &str) -> UserName {
+    text.parse().unwrap()
+}
+
+fn new_token(owner: &str, role: Role) -> NewToken {
+    NewToken {
+        owner: name(owner),
+        role,
+        life: Duration::from_secs(60),
+        note: String::new(),
+    }
+}
+
+async fn audited(office: &Office) -> Vec<(String, Option<String>)> {
+    let lines = office.store.audit(0, 100).await.unwrap().into_iter();
+    lines.map(|line| (line.action, line.subject)).collect()
+}
+
+#[tokio::test]
+async fn every_wrong_login_is_refused_alike() {
+    let office = office().await;
+    let caller = office.login(HOME, "ann", PASSWORD.as_bytes()).await.unwrap();
+    assert_eq!((caller.role, caller.actor()), (Role::Admin, "ann".to_owned()));
+    office
+        .alter(name("bob"), None, Some(true), "test".into())
+        .await
+        .unwrap();
+    for (who, password) in [
+        ("ann", "wrong"),
+        ("ann", ""),
+        ("nobody", PASSWORD),
+        ("bob", PASSWORD),
+        ("a/b", PASSWORD),
+        ("ann", &"x".repeat(5000)),
+        ("ann", "hpt_0123456789abcdef_00"),
+    ] {
+        let refused = office.login(HOME, who, password.as_bytes()).await;
+        assert_eq!(refused, Err(LoginError::Denied), "{who} {password}");
+    }
+}
+
+#[tokio::test]
+async fn guessing_is_held_and_told() {
+    let office = office().await;
+    let mut refused = 0;
+    for n in 0..100_u8 {
+        // Another address each time: the name is held.
+        let address = IpAddr::from([10, 0, 0, n]);
+        match office.login(address, "ann", b"guess").await {
+            Err(LoginError::Denied) => {}
+            Err(LoginError::TooOften(_)) => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 80, "{refused}");
+    // The right one has to wait too, or it would tell itself apart.
+    let held = office.login(HOME, "ann", PASSWORD.as_bytes()).await;
+    assert!(matches!(held, Err(LoginError::TooOften(_))), "{held:?}");
+    // A token, which cannot be guessed, works meanwhile; so does someone else.
+    let (token, _) = office
+        .issue(new_token("ann", Role::Admin), "test".into())
+        .await
+        .unwrap();
+    assert!(office.bearer(&token.reveal()).is_ok());
+    assert!(office.login(HOME, "bob", PASSWORD.as_bytes()).await.is_ok());
+    let told = async || {
+        audited(&office)
+            .await
+            .into_iter()
+            .filter(|(action, _)| action == "login_held")
+            .count()
+    };
+    while told().await == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(told().await, 1);
+}
+
+#[tokio::test]
+async fn one_address_that_tries_many_names_is_held() {
+    let office = office().await;
+    let mut outcomes = Vec::new();
+    for n in 0..30 {
+        outcomes.push(office.login(HOME, &format!("user{n}"), b"guess").await);
+    }
+    assert!(matches!(outcomes.last(), Some(Err(LoginError::TooOften(_)))));
+}
+
+#[tokio::test]
+async fn what_is_stored_is_there_after_a_restart() {
+    let office = office().await;
+    let (token, _) = office
+        .issue(new_token("bob", Role::Viewer), "test".into())
+        .await
+        .unwrap();
+    let stored = office
+        .store
+        .item(crate::store::item::Table::Token, &token.id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(!String::from_utf8_lossy(&stored.value).contains(token.reveal().rsplit('_').next().unwrap()));
+    let again = open(office.store.clone(), settings(), None).await;
+    assert_eq!(again.bearer(&token.reveal()).unwrap().user, name("bob"));
+    assert!(again.login(HOME, "ann", PASSWORD.as_bytes()).await.is_ok());
+    again.revoke(&token.id, "test".into()).await.unwrap();
+    assert_eq!(again.bearer(&token.reveal()), Err(LoginError::Denied));
+    // The other one knows the store, not what happened to it.
+    let conflict = office.revoke(&token.id, "test".into()).await;
+    assert!(matches!(conflict, Err(PeopleError::Conflict(_))), "{conflict:?}");
+    let subjects = audited(&again).await;
+    assert_eq!(
+        subjects.last(),
+        Some(&("token_revoke".into(), Some("bob".into())))
+    );
+}
+
+#[tokio::test]
+async fn nothing_counts_that_is_not_stored() {
+    let office = office().await;
+    office.store.fail(Some("no space"));
+    let failed = office
+        .set_password(name("ann"), "another password", false, None, "test".into())
+        .await;
+    assert!(matches!(failed, Err(PeopleError::Unavailable(_))), "{failed:?}");
+    assert!(office.login(HOME, "ann", PASSWORD.as_bytes()).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_first_admin_is_made_once_and_the_file_goes_once_it_was_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = PasswordFile::of(folder.path());
+    let path = folder.path().join(first::FILE);
+    std::fs::write(&path, "left by a start that broke off").unwrap();
+    let office = open(Arc::default(), settings(), Some(file)).await;
+    let password = office.first_admin().await.unwrap().unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), password);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(office.first_admin().await.unwrap().is_none());
+    assert_eq!(
+        office.login(HOME, "admin", b"wrong password").await,
+        Err(LoginError::Denied)
+    );
+    assert!(path.exists());
+    let caller = office.login(HOME, "admin", password.as_bytes()).await.unwrap();
+    assert!(caller.must_change && !path.exists());
+    office
+        .set_password(name("admin"), "my own password", false, None, "admin".into())
+        .await
+        .unwrap();
+    assert!(
+        !office
+            .login(HOME, "admin", b"my own password")
+            .await
+            .unwrap()
+            .must_change
+    );
+    assert_eq!(
+        office.login(HOME, "admin", password.as_bytes()).await,
+        Err(LoginError::Denied)
+    );
+}
+
+mod watching {
+    use broker::{Action, Admission, Client, Refusal};
+
+    use super::*;
+    use crate::bootstrap::People as _;
+
+    fn client(name: &str, password: &str) -> Client {
+        Client {
+            id: "watch".into(),
+            peer: ([127, 0, 0, 1], 1).into(),
+            v5: true,
+            username: Some(name.into()),
+            password: Some(password.to_owned().into()),
+            encrypted: true,
+            certificates: Vec::new(),
+            user_properties: Vec::new(),
+            serial: 1,
+        }
+    }
+
+    async fn admit(office: &Office, client: &Client) -> Result<broker::Grant, Refusal> {
+        let mut admission = office.admit(client);
+        loop {
+            match admission {
+                Admission::Accept(grant) => return Ok(grant),
+                Admission::Refuse(refusal) => return Err(refusal),
+                Admission::Wait(later) => admission = later.await,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_person_sees_everything_and_publishes_nothing_until_they_may_no_more() {
+        let office = office().await;
+        let (token, _) = office
+            .issue(new_token("bob", Role::Viewer), "test".into())
+            .await
+            .unwrap();
+        for client in [client("bob", PASSWORD), client("whoever", &token.reveal())] {
+            let grant = admit(&office, &client).await.unwrap();
+            assert_eq!(grant.namespace.as_deref(), Some("user/bob"));
+            let may = |action| grant.permissions.allow(&client, action);
+            assert!(may(Action::Subscribe("#")) && may(Action::Subscribe("gw/+/cmd")));
+            for topic in [
+                "gw/gw-a/cmd",
+                "gw/gw-a/event",
+                "reg/query/d1",
+                "reg/resp/d1",
+                "data/d1/x",
+            ] {
+                assert!(!may(Action::Publish(topic)), "{topic}");
+            }
+            office
+                .alter(name("bob"), None, Some(true), "test".into())
+                .await
+                .unwrap();
+            assert!(!may(Action::Subscribe("#")));
+            office
+                .alter(name("bob"), None, Some(false), "test".into())
+                .await
+                .unwrap();
+        }
+        office.revoke(&token.id, "test".into()).await.unwrap();
+        let denied = Refusal::NotAuthorized("not authorized".into());
+        for (who, password) in [("bob", "wrong"), ("nobody", PASSWORD), ("bob", &token.reveal())] {
+            assert_eq!(
+                admit(&office, &client(who, password)).await.err(),
+                Some(denied.clone())
+            );
+        }
+        let mut without = client("bob", "");
+        without.password = None;
+        assert_eq!(admit(&office, &without).await.err(), Some(denied));
+    }
+
+    #[tokio::test]
+    async fn guessing_by_mqtt_is_held_as_by_http() {
+        let office = office().await;
+        let mut last = None;
+        for _ in 0..20 {
+            last = admit(&office, &client("ann", "guess")).await.err();
+        }
+        assert!(matches!(last, Some(Refusal::TooOften(_))), "{last:?}");
+        assert!(matches!(
+            office.login(HOME, "ann", PASSWORD.as_bytes()).await,
+            Err(LoginError::TooOften(_))
+        ));
+    }
+}
