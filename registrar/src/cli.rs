@@ -13,8 +13,12 @@ mod gateway;
 mod group;
 mod import;
 mod keys;
+mod login;
 mod migration;
 mod output;
+mod password;
+mod token;
+mod user;
 mod watch;
 
 use std::{
@@ -44,6 +48,24 @@ pub struct Target {
     /// The certificate authorities to trust for https://, in a PEM file; without it, those this machine trusts.
     #[arg(long, global = true, value_name = "FILE", env = "REGISTRAR_CA")]
     ca: Option<PathBuf>,
+    /// The API token to show; without one, the login of this server that `registrar login` has kept.
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "REGISTRAR_TOKEN",
+        hide_env_values = true
+    )]
+    token: Option<String>,
+    /// A file with the API token, which only its owner may read.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "REGISTRAR_TOKEN_FILE",
+        conflicts_with = "token"
+    )]
+    token_file: Option<PathBuf>,
 }
 
 /// What every verb accepts.
@@ -80,6 +102,14 @@ pub enum ClientCommand {
     Keys(Noun<keys::Verb>),
     /// Read the log of every change.
     Audit(Noun<audit::Verb>),
+    /// Add and remove people, say what they may do, and set passwords.
+    User(Noun<user::Verb>),
+    /// Make, list and take back API tokens.
+    Token(Noun<token::Verb>),
+    /// Log in with a password, and be logged in from now on.
+    Login(login::Login),
+    /// Log out again.
+    Logout(login::Logout),
     /// Write everything the registrar knows to a file, while it runs.
     Backup(backup::Backup),
     /// Fill an empty data folder from a backup, while no registrar runs on it.
@@ -131,6 +161,12 @@ fn dispatch(command: ClientCommand, mut program: clap::Command) -> Result<(), Er
         ClientCommand::Audit(noun) => {
             audit::run(noun.verb, &noun.options.target.client()?, noun.options.output)
         }
+        ClientCommand::User(noun) => user::run(noun.verb, &noun.options),
+        ClientCommand::Token(noun) => {
+            token::run(noun.verb, &noun.options.target.client()?, noun.options.output)
+        }
+        ClientCommand::Login(login) => login.run(),
+        ClientCommand::Logout(logout) => logout.run(),
         ClientCommand::Backup(backup) => backup.run(),
         ClientCommand::Restore(restore) => restore.run(),
         ClientCommand::Completions { shell } => {
@@ -144,6 +180,16 @@ fn dispatch(command: ClientCommand, mut program: clap::Command) -> Result<(), Er
 
 impl Target {
     fn client(&self) -> Result<Client, Error> {
-        Client::new(&self.server, self.ca.clone())
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => Some(token.clone()),
+            (None, Some(file)) => Some(password::from_file(file)?),
+            (None, None) => login::kept(&client::url(&self.server))?,
+        };
+        Client::new(&self.server, self.ca.clone(), token)
+    }
+
+    /// For whoever comes with a password.
+    fn stranger(&self) -> Result<Client, Error> {
+        Client::new(&self.server, self.ca.clone(), None)
     }
 }

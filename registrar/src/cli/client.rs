@@ -8,7 +8,7 @@ use daemon::tls::{ClientTls, provider};
 use serde::{Serialize, de::DeserializeOwned};
 use ureq::{
     Agent, Body, SendBody,
-    http::{HeaderValue, Request, Response},
+    http::{HeaderValue, Request, Response, header::AUTHORIZATION},
     middleware::MiddlewareNext,
     tls::{Certificate, RootCerts, TlsConfig},
 };
@@ -32,17 +32,14 @@ pub struct Client {
 
 impl Client {
     /// `ca` names the authorities to trust where `server` is `https://`; those of the machine without.
-    pub fn new(server: &str, ca: Option<PathBuf>) -> Result<Self, Error> {
-        let server = server.trim_end_matches('/');
-        let server = if server.contains("://") {
-            server.to_owned()
-        } else {
-            format!("http://{server}")
-        };
+    /// `token` is what to show there.
+    pub fn new(server: &str, ca: Option<PathBuf>, token: Option<String>) -> Result<Self, Error> {
+        let server = url(server);
+        let authorization = token.map(|token| bearer(&token)).transpose()?;
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))
-            .middleware(with_actor(user()));
+            .middleware(with_headers(user(), authorization));
         if server.starts_with("https://") {
             config = config.tls_config(trust(ca)?);
         }
@@ -83,6 +80,28 @@ impl Client {
                 .build()
                 .send_json(body),
         )
+    }
+
+    /// A `put` that answers with nothing.
+    pub fn put_quietly(&self, path: &str, body: &impl Serialize) -> Result<(), Error> {
+        let request = self.agent.put(self.url(path)).config();
+        let request = request.timeout_global(Some(REQUEST_TIMEOUT)).build();
+        self.accept(request.send_json(body)).map(drop)
+    }
+
+    pub fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        let request = self.agent.patch(self.url(path)).config();
+        self.decode(
+            request
+                .timeout_global(Some(REQUEST_TIMEOUT))
+                .build()
+                .send_json(body),
+        )
+    }
+
+    /// Where it is.
+    pub fn server(&self) -> &str {
+        &self.server
     }
 
     pub fn delete(&self, path: &str) -> Result<(), Error> {
@@ -162,7 +181,14 @@ impl Client {
             .read_to_vec()
             .map_err(|error| self.unreachable(error))?;
         match serde_json::from_slice::<ApiError>(&body) {
-            Ok(ApiError { code, message }) => Err(Error::Refused { code, message }),
+            Ok(ApiError { code, message }) => {
+                let message = match code.as_str() {
+                    "unauthorized" => format!("{message} at {}; log in with `registrar login`", self.server),
+                    "forbidden" => format!("{message}; `registrar login --user NAME` is for someone else"),
+                    _ => message,
+                };
+                Err(Error::Refused { code, message })
+            }
             Err(_) => Err(self.foreign(format_args!("it says {}", response.status()))),
         }
     }
@@ -218,8 +244,31 @@ fn user() -> Option<HeaderValue> {
     HeaderValue::from_str(&name).ok().filter(|_| printable)
 }
 
-fn with_actor(user: Option<HeaderValue>) -> impl ureq::middleware::Middleware {
+/// The URL of a server that may be given without its scheme.
+pub fn url(server: &str) -> String {
+    let server = server.trim_end_matches('/');
+    if server.contains("://") {
+        server.to_owned()
+    } else {
+        format!("http://{server}")
+    }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, Error> {
+    let value = HeaderValue::from_str(&format!("Bearer {token}"));
+    let mut value = value.map_err(|_| Error::Usage("the token has characters no token has".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn with_headers(
+    user: Option<HeaderValue>,
+    authorization: Option<HeaderValue>,
+) -> impl ureq::middleware::Middleware {
     move |mut request: Request<SendBody>, next: MiddlewareNext| {
+        if let Some(authorization) = &authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
         if let Some(user) = &user {
             request.headers_mut().insert(ACTOR, user.clone());
         }

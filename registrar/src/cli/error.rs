@@ -73,7 +73,13 @@ impl Error {
             Self::Refused { code, .. }
                 if matches!(
                     code.as_str(),
-                    "unknown_device" | "unknown_group" | "unknown_key" | "unknown_migration" | "no_key"
+                    "unknown_device"
+                        | "unknown_group"
+                        | "unknown_key"
+                        | "unknown_migration"
+                        | "unknown_user"
+                        | "unknown_token"
+                        | "no_key"
                 ) =>
             {
                 5

@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_timeout_says_how_to_go_on() {
-        let client = Client::new("http://127.0.0.1:9", None).unwrap();
+        let client = Client::new("http://127.0.0.1:9", None, None).unwrap();
         let until = Until {
             timeout: Some(Duration::from_secs(60)),
             until: Goal::Seen,

@@ -1,0 +1,215 @@
+//! Logging in and out. What a login gives is kept for each server in a file only its owner may read.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+use super::{Client, Error, Options, Target, output::print, password, tell};
+use crate::{
+    api::{self, IssuedToken, SetPassword, Token},
+    people::secret,
+};
+
+/// `registrar login`.
+#[derive(Clone, Debug, Args)]
+pub struct Login {
+    #[command(flatten)]
+    options: Options,
+    /// Who you are.
+    #[arg(long, value_name = "NAME", env = "USER")]
+    user: String,
+    /// A file with the password; asked for, or read from stdin, when left out.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// A file with the password to have from now on, if one has to be given.
+    #[arg(long, value_name = "FILE")]
+    new_password_file: Option<PathBuf>,
+}
+
+/// `registrar logout`.
+#[derive(Clone, Debug, Args)]
+pub struct Logout {
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Login {
+    pub fn run(self) -> Result<(), Error> {
+        let target = &self.options.target;
+        let given = match &self.password_file {
+            Some(file) => password::from_file(file)?,
+            None => password::ask(&format!("Password of {}", self.user))?,
+        };
+        let login = api::Login {
+            user: self.user.clone(),
+            password: given.clone(),
+        };
+        let issued: IssuedToken = target.stranger()?.post("/v1/login", &login)?;
+        let client = Client::new(&target.server, target.ca.clone(), Some(issued.token.clone()))?;
+        keep(client.server(), Some(&issued.token))?;
+        if issued.must_change {
+            self.change(&client, &issued.about, given)?;
+        }
+        tell(format_args!("logged in at {} as {}", client.server(), self.user));
+        print(self.options.output, &issued.about)
+    }
+
+    /// Someone else knows the password: nothing goes on until there is another one.
+    fn change(&self, client: &Client, about: &Token, current: String) -> Result<(), Error> {
+        tell(format_args!(
+            "this password was given by someone else; choose another one"
+        ));
+        let new = match &self.new_password_file {
+            Some(file) => Some(password::from_file(file)?),
+            None => password::ask_new("New password")?,
+        };
+        let Some(new) = new else {
+            return Err(Error::Failed(
+                "logged in, but only to change the password: registrar user passwd".into(),
+            ));
+        };
+        let body = SetPassword {
+            password: new,
+            current: Some(current),
+            must_change: None,
+        };
+        client.put_quietly(&format!("/v1/users/{}/password", about.user), &body)
+    }
+}
+
+impl Logout {
+    pub fn run(self) -> Result<(), Error> {
+        let client = self.target.client()?;
+        let token = match (&self.target.token, &self.target.token_file) {
+            (Some(token), _) => Some(token.clone()),
+            (None, Some(file)) => Some(password::from_file(file)?),
+            (None, None) => kept(client.server())?,
+        };
+        let token = token.ok_or_else(|| Error::Failed(format!("not logged in at {}", client.server())))?;
+        let id = token.parse::<secret::Token>().map(|token| token.id);
+        let id = id.map_err(|()| Error::Failed("this is no token".into()))?;
+        let ended = match client.delete(&format!("/v1/tokens/{id}")) {
+            // It has expired, or was taken back.
+            Err(Error::Refused { code, .. }) if code == "unauthorized" => Ok(()),
+            ended => ended,
+        };
+        keep(client.server(), None)?;
+        ended?;
+        tell(format_args!("logged out at {}", client.server()));
+        Ok(())
+    }
+}
+
+/// The token that a login at this server has left.
+pub fn kept(server: &str) -> Result<Option<String>, Error> {
+    let Some(path) = path() else { return Ok(None) };
+    Ok(find(&read(&path)?, server))
+}
+
+/// Keeps a login's token for this server, or forgets it.
+fn keep(server: &str, token: Option<&str>) -> Result<(), Error> {
+    let path = path().ok_or_else(|| {
+        Error::Failed("neither XDG_CONFIG_HOME nor HOME is set, so the login cannot be kept".into())
+    })?;
+    let text = with(&read(&path)?, server, token);
+    write(&path, &text).map_err(|source| Error::File { path, source })
+}
+
+fn path() -> Option<PathBuf> {
+    let folder = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let config = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")))?;
+    Some(config.join("homeport").join("token"))
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(String::new())
+        }
+        Err(source) => Err(Error::File {
+            path: path.into(),
+            source,
+        }),
+    }
+}
+
+/// Beside it and renamed, so that two at one time leave one of both.
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let new = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(&new, path)
+}
+
+/// A line is a server and its token.
+fn find(text: &str, server: &str) -> Option<String> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines
+        .find(|(of, _)| *of == server)
+        .map(|(_, token)| token.trim().to_owned())
+}
+
+fn with(text: &str, server: &str, token: Option<&str>) -> String {
+    let others = text.lines().filter(|line| line.split(' ').next() != Some(server));
+    let mut all: Vec<_> = others.map(str::to_owned).collect();
+    all.extend(token.map(|token| format!("{server} {token}")));
+    all.iter().map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn each_server_has_its_own_login() {
+        let text = with("", "http://a:1", Some("t1"));
+        let text = with(&text, "http://a:10", Some("t2"));
+        let text = with(&text, "http://a:1", Some("t3"));
+        let kept = |text: &str| {
+            [
+                find(text, "http://a:1"),
+                find(text, "http://a:10"),
+                find(text, "http://a"),
+            ]
+        };
+        assert_eq!(kept(&text), [Some("t3".into()), Some("t2".into()), None]);
+        assert_eq!(
+            kept(&with(&text, "http://a:1", None)),
+            [None, Some("t2".into()), None]
+        );
+    }
+
+    #[test]
+    fn it_is_kept_where_only_its_owner_reads_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("homeport").join("token");
+        assert_eq!(read(&path).unwrap(), "");
+        for text in ["one\n", "two\n"] {
+            write(&path, text).unwrap();
+            assert_eq!(read(&path).unwrap(), text);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        let mode = fs::metadata(path.parent().unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+}

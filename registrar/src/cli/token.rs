@@ -1,0 +1,114 @@
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::{
+    Client, Error,
+    output::{Format, Record, print, print_all, time},
+    tell,
+};
+use crate::{
+    api::{CreateToken, IssuedToken, Token, Tokens},
+    people::record::{Role, UserName},
+};
+
+/// What to do with API tokens.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Make a token for a program. It is shown this once.
+    Create {
+        /// What it may do, at most what its owner may.
+        #[arg(long, default_value = "viewer")]
+        role: Role,
+        /// How long it lasts, for example 90days.
+        #[arg(long, value_parser = super::duration, default_value = "90days")]
+        expires: Duration,
+        /// What it is for.
+        #[arg(long, default_value = "")]
+        note: String,
+        /// Whose it is to be; yours, when left out.
+        #[arg(long, value_name = "NAME")]
+        user: Option<UserName>,
+    },
+    /// List your tokens, logins included.
+    List {
+        /// Those of another person.
+        #[arg(long, value_name = "NAME", conflicts_with = "all")]
+        user: Option<UserName>,
+        /// Those of everyone.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Take a token back; it is of no use at once.
+    Revoke {
+        /// Its id.
+        id: String,
+    },
+}
+
+pub fn run(verb: Verb, client: &Client, format: Format) -> Result<(), Error> {
+    match verb {
+        Verb::Create {
+            role,
+            expires,
+            note,
+            user,
+        } => {
+            let body = CreateToken {
+                user,
+                role: Some(role),
+                life_s: expires.as_secs(),
+                note,
+            };
+            print(format, &client.post::<IssuedToken>("/v1/tokens", &body)?)
+        }
+        Verb::List { user, all } => {
+            let mut query = Vec::new();
+            query.extend(user.map(|user| ("user", user.to_string())));
+            query.extend(all.then(|| ("all", "true".to_owned())));
+            print_all(format, &client.get::<Tokens>("/v1/tokens", &query)?.tokens)
+        }
+        Verb::Revoke { id } => {
+            let plain = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            if !plain {
+                return Err(Error::Usage(format!(
+                    "{id:?} is no token's id: `registrar token list` shows them"
+                )));
+            }
+            client.delete(&format!("/v1/tokens/{id}"))?;
+            tell(format_args!("revoked {id}"));
+            Ok(())
+        }
+    }
+}
+
+impl Record for Token {
+    const COLUMNS: &'static [&'static str] = &["id", "user", "role", "created", "expires", "login", "note"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.user.to_string(),
+            self.role.to_string(),
+            time(self.created),
+            time(self.expires),
+            self.session.to_string(),
+            self.note.clone(),
+        ]
+    }
+}
+
+impl Record for IssuedToken {
+    const COLUMNS: &'static [&'static str] = &["token", "id", "user", "role", "expires", "note"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.token.clone(),
+            self.about.id.clone(),
+            self.about.user.to_string(),
+            self.about.role.to_string(),
+            time(self.about.expires),
+            self.about.note.clone(),
+        ]
+    }
+}

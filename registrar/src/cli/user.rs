@@ -1,0 +1,208 @@
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+
+use super::{
+    Client, Error, Options,
+    output::{Record, print, print_all, time},
+    password, tell,
+};
+use crate::{
+    api::{AlterUser, CreateUser, SetPassword, User, Users},
+    people::{
+        offline,
+        record::{Role, UserName},
+    },
+};
+
+/// What to do with people.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Add a person, who has to choose another password at the first login.
+    Add {
+        /// The name.
+        name: UserName,
+        /// What the person may do.
+        #[arg(long, default_value = "viewer")]
+        role: Role,
+        /// A file with the first password; asked for, or read from stdin, when left out.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// Let the person keep the password.
+        #[arg(long)]
+        permanent: bool,
+    },
+    /// List everyone.
+    List,
+    /// Give a person another role.
+    Role {
+        /// The name.
+        name: UserName,
+        /// What the person may do.
+        role: Role,
+    },
+    /// Let a person in no more, nor their tokens, at once.
+    Disable {
+        /// The name.
+        name: UserName,
+    },
+    /// Let a person in again.
+    Enable {
+        /// The name.
+        name: UserName,
+    },
+    /// Set a password: your own, or another person's, who then has to choose another one.
+    Passwd {
+        /// The name; you, when left out.
+        name: Option<UserName>,
+        /// A file with the new password; asked for, or read from stdin after your present one, when left out.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// A file with your present password.
+        #[arg(long, value_name = "FILE")]
+        current_password_file: Option<PathBuf>,
+        /// Let the person keep the password.
+        #[arg(long)]
+        permanent: bool,
+        /// Write it into the data folder of a registrar that does not run, and enable the person: the way back in.
+        #[arg(long, value_name = "FOLDER", requires = "name")]
+        data_dir: Option<PathBuf>,
+    },
+    /// Remove a person and their tokens.
+    Remove {
+        /// The name.
+        name: UserName,
+    },
+}
+
+pub fn run(verb: Verb, options: &Options) -> Result<(), Error> {
+    let format = options.output;
+    match verb {
+        Verb::Passwd {
+            name: Some(name),
+            password_file,
+            data_dir: Some(folder),
+            ..
+        } => passwd_offline(&folder, &name, password_file.as_deref()),
+        Verb::Passwd {
+            name,
+            password_file,
+            current_password_file,
+            permanent,
+            ..
+        } => {
+            let files = (password_file.as_deref(), current_password_file.as_deref());
+            passwd(&options.target.client()?, name, files, permanent)
+        }
+        Verb::Add {
+            name,
+            role,
+            password_file,
+            permanent,
+        } => {
+            let client = options.target.client()?;
+            let what = format!("Password for {name}");
+            let body = CreateUser {
+                user: name,
+                role,
+                password: password::new_one(password_file.as_deref(), &what)?,
+                must_change: !permanent,
+            };
+            print(format, &client.post::<User>("/v1/users", &body)?)
+        }
+        Verb::List => print_all(
+            format,
+            &options.target.client()?.get::<Users>("/v1/users", &[])?.users,
+        ),
+        Verb::Role { name, role } => {
+            let change = AlterUser {
+                role: Some(role),
+                disabled: None,
+            };
+            print(format, &alter(options, &name, &change)?)
+        }
+        Verb::Disable { name } => print(format, &alter(options, &name, &disabled(true))?),
+        Verb::Enable { name } => print(format, &alter(options, &name, &disabled(false))?),
+        Verb::Remove { name } => {
+            options.target.client()?.delete(&path(&name))?;
+            tell(format_args!("removed {name}"));
+            Ok(())
+        }
+    }
+}
+
+fn disabled(disabled: bool) -> AlterUser {
+    AlterUser {
+        role: None,
+        disabled: Some(disabled),
+    }
+}
+
+fn alter(options: &Options, name: &UserName, change: &AlterUser) -> Result<User, Error> {
+    options.target.client()?.patch(&path(name), change)
+}
+
+fn path(name: &UserName) -> String {
+    format!("/v1/users/{name}")
+}
+
+fn passwd(
+    client: &Client,
+    name: Option<UserName>,
+    (file, current_file): (Option<&Path>, Option<&Path>),
+    permanent: bool,
+) -> Result<(), Error> {
+    // Nobody is anybody where nobody has to log in.
+    let me = match client.get::<User>("/v1/me", &[]) {
+        Ok(me) => Some(me.user),
+        Err(Error::Refused { code, .. }) if code == "bad_request" => None,
+        Err(error) => return Err(error),
+    };
+    let name = name.or_else(|| me.clone());
+    let name = name.ok_or_else(|| Error::Usage("NAME is needed: nobody has to log in there".into()))?;
+    let own = me.as_ref() == Some(&name);
+    let current = match current_file.filter(|_| own) {
+        Some(file) => Some(password::from_file(file)?),
+        None if own => Some(password::ask(&format!("Present password of {name}"))?),
+        None => None,
+    };
+    let body = SetPassword {
+        password: password::new_one(file, &format!("New password for {name}"))?,
+        current,
+        must_change: (!own).then_some(!permanent),
+    };
+    client.put_quietly(&format!("{}/password", path(&name)), &body)?;
+    tell(format_args!("the password of {name} is set"));
+    Ok(())
+}
+
+fn passwd_offline(folder: &Path, name: &UserName, file: Option<&Path>) -> Result<(), Error> {
+    let password = password::new_one(file, &format!("New password for {name}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime
+        .map_err(|error| Error::Failed(format!("cannot start the runtime: {error}")))?
+        .block_on(offline::set_password(folder, name, &password))
+        .map_err(|error| match error {
+            offline::OfflineError::Problem(problem) => Error::NotFound(problem.to_string()),
+            error => Error::Failed(error.to_string()),
+        })?;
+    tell(format_args!(
+        "the password of {name} is set in {}",
+        folder.display()
+    ));
+    Ok(())
+}
+
+impl Record for User {
+    const COLUMNS: &'static [&'static str] = &["user", "role", "disabled", "must_change", "created"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.user.to_string(),
+            self.role.to_string(),
+            self.disabled.to_string(),
+            self.must_change.to_string(),
+            time(self.created),
+        ]
+    }
+}
