@@ -2,6 +2,7 @@ use std::{
     ffi::OsString,
     fs,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -180,9 +181,30 @@ impl Registrar {
         Self::launch(server).unwrap_or_else(|ended| panic!("the registrar does not start: {ended}"))
     }
 
-    /// Starts one with more of its configuration in the environment.
+    /// Starts one with more of its configuration in the environment. Where people have to log in, it is as the first admin
+    /// that the command line is run and the API asked.
     #[track_caller]
     pub fn start_with(environment: &[(&str, &str)]) -> Self {
+        let registrar = Self::start_locked(environment);
+        let first = registrar.data().join("admin-password");
+        if first.exists() {
+            let own = registrar.folder.path().join("own-password");
+            fs::write(&own, "correct horse").unwrap();
+            fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).unwrap();
+            let mut login = registrar.command(&["login", "--user", "admin"]);
+            login
+                .arg("--password-file")
+                .arg(first)
+                .arg("--new-password-file")
+                .arg(own);
+            finish(&mut login).ok();
+        }
+        registrar
+    }
+
+    /// The same, but nobody has logged in yet.
+    #[track_caller]
+    pub fn start_locked(environment: &[(&str, &str)]) -> Self {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let server = Server {
             environment: environment.iter().map(owned).collect(),
@@ -219,7 +241,19 @@ impl Registrar {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary("registrar"));
         command.args(args).args(["--server", &self.server()]);
+        // Logins of whoever runs the tests stay out of them.
+        command.env("XDG_CONFIG_HOME", self.config_home());
         command
+    }
+
+    fn config_home(&self) -> PathBuf {
+        self.folder.path().join("config")
+    }
+
+    /// The token of the admin who logged in, if one did.
+    fn token(&self) -> Option<String> {
+        let kept = fs::read_to_string(self.config_home().join("homeport/token")).ok()?;
+        Some(kept.trim().rsplit(' ').next()?.to_owned())
     }
 
     /// Runs the command line.
@@ -230,12 +264,11 @@ impl Registrar {
 
     /// `GET`s from the API; none when it says no or is away.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
-        ureq::get(format!("{}{path}", self.server()))
-            .call()
-            .ok()?
-            .body_mut()
-            .read_json()
-            .ok()
+        let mut request = ureq::get(format!("{}{path}", self.server()));
+        if let Some(token) = self.token() {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        request.call().ok()?.body_mut().read_json().ok()
     }
 
     /// One device.
