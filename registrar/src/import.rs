@@ -67,6 +67,8 @@ pub struct Order {
     pub actor: String,
     /// Only check.
     pub dry_run: bool,
+    /// Accept keys: whoever may give a device a key may be that device.
+    pub keys: bool,
     /// Accept gateways that have never connected.
     pub allow_unknown_gateway: bool,
     /// The window in which moved devices pick a random time to move, in milliseconds.

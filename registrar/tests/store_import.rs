@@ -99,6 +99,7 @@ fn order() -> Order {
         format: Format::Csv,
         actor: "test".into(),
         dry_run: false,
+        keys: true,
         allow_unknown_gateway: false,
         spread_ms: 0,
     }

@@ -90,6 +90,7 @@ async fn many_rows_are_imported_and_loaded() {
             format: Format::Csv,
             actor: "test".into(),
             dry_run: false,
+            keys: true,
             allow_unknown_gateway: true,
             spread_ms: 0,
         };

@@ -7,6 +7,7 @@ use std::{
 };
 
 use axum::{
+    Extension,
     body::{Body, Bytes},
     extract::State,
     http::header,
@@ -21,7 +22,14 @@ use super::{
     error::Failure,
     extract::{Actor, Params},
 };
-use crate::{api::ImportProgress, backup, control::now, import, service::checked_spread};
+use crate::{
+    api::ImportProgress,
+    backup,
+    control::now,
+    import,
+    people::{record::Role, roster::Caller},
+    service::checked_spread,
+};
 
 /// Bytes of an upload that are written to disk in one go.
 const SPOOL: usize = 1024 * 1024;
@@ -44,6 +52,7 @@ pub(super) async fn import(
     State(app): State<Arc<App>>,
     Params(options): Params<Import>,
     Actor(actor): Actor,
+    caller: Option<Extension<Caller>>,
     body: Body,
 ) -> Result<Response, Failure> {
     let importer = &app.loaded()?.importer;
@@ -57,6 +66,8 @@ pub(super) async fn import(
         format,
         actor,
         dry_run: options.dry_run,
+        // Without a caller nobody is asked who they are.
+        keys: caller.is_none_or(|Extension(caller)| caller.role >= Role::Admin),
         allow_unknown_gateway: options.allow_unknown_gateway,
         spread_ms,
     };

@@ -182,6 +182,17 @@ impl Importer {
         for (group, line) in groups {
             parsed.reject(&self.limits, line.into(), format!("group {group} is not known"));
         }
+        if !order.keys {
+            let keyed = parsed.rows.iter().filter(|row| row.key.is_some());
+            let lines: Vec<u32> = keyed.map(|row| row.line).collect();
+            for line in lines {
+                parsed.reject(
+                    &self.limits,
+                    line.into(),
+                    "key: only an admin may give devices keys".to_owned(),
+                );
+            }
+        }
         if parsed.rejected == 0 {
             return Ok(());
         }

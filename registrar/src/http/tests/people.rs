@@ -10,7 +10,7 @@ use crate::people::record::Role;
 const PASSWORD: &str = "correct horse";
 
 /// Every route, and the role it takes.
-const ROUTES: [(&str, &str, Role); 21] = [
+const ROUTES: [(&str, &str, Role); 28] = [
     ("GET", "/v1/devices", Role::Viewer),
     ("GET", "/v1/devices/d1", Role::Viewer),
     ("PUT", "/v1/devices/d1", Role::Operator),
@@ -26,6 +26,13 @@ const ROUTES: [(&str, &str, Role); 21] = [
     ),
     ("GET", "/v1/audit", Role::Viewer),
     ("POST", "/v1/import?format=csv", Role::Operator),
+    ("GET", "/v1/groups", Role::Viewer),
+    ("POST", "/v1/groups", Role::Admin),
+    ("PUT", "/v1/groups/default", Role::Admin),
+    ("GET", "/v1/groups/default/key", Role::Admin),
+    ("PUT", "/v1/devices/d1/key", Role::Admin),
+    ("GET", "/v1/keys", Role::Admin),
+    ("POST", "/v1/gateways/gw-a/key", Role::Admin),
     ("GET", "/v1/backup", Role::Admin),
     ("GET", "/v1/users", Role::Admin),
     ("POST", "/v1/users", Role::Admin),
@@ -500,4 +507,29 @@ async fn where_nobody_has_to_log_in_people_can_be_made_ready() {
             .status,
         400
     );
+}
+
+#[tokio::test]
+async fn only_an_admin_gives_devices_keys_by_import() {
+    let registrar = staffed().await;
+    registrar.gateway("gw-a").await;
+    let import = async |name: &str, key: Option<&str>| {
+        let row = json!({"device": "d1", "gateway": "gw-a", "key": key});
+        let path = "/v1/import?format=ndjson";
+        with(&registrar, "POST", path, &basic(name, PASSWORD), row)
+            .await
+            .status
+    };
+    let key = Some("AAECAwQFBgcICQoLDA0ODw==");
+    let keyed = async || registrar.service.device_keys(None).await.unwrap().0.len();
+    import("olli", key).await;
+    assert_eq!(keyed().await, 0);
+    assert!(
+        registrar.service.device(&"d1".parse().unwrap()).await.is_err(),
+        "all or nothing"
+    );
+    import("olli", None).await;
+    assert!(registrar.service.device(&"d1".parse().unwrap()).await.is_ok());
+    import("ann", key).await;
+    assert_eq!(keyed().await, 1);
 }
