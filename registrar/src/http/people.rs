@@ -249,7 +249,8 @@ pub(super) async fn revoke_token(
     {
         let itself = caller.token.as_ref().is_some_and(|token| token.id == id);
         let own = people.read(|roster| roster.token(&id).is_ok_and(|record| record.owner == caller.user));
-        if !itself && !(own && caller.is_person() && !caller.must_change) {
+        let allowed = itself || (own && caller.is_person() && !caller.must_change);
+        if !allowed {
             // Whether there is such a token is nobody else's business.
             return Err(Failure::role(Role::Admin, caller.role));
         }
