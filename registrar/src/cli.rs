@@ -19,6 +19,7 @@ mod output;
 mod password;
 mod token;
 mod user;
+mod pki;
 mod watch;
 
 use std::{
@@ -114,6 +115,8 @@ pub enum ClientCommand {
     Backup(backup::Backup),
     /// Fill an empty data folder from a backup, while no registrar runs on it.
     Restore(backup::Restore),
+    /// Make a certificate authority in a folder, issue certificates, list and revoke them; works without a registrar.
+    Pki(pki::Noun),
     /// Print the completions of a shell.
     Completions {
         /// The shell.
@@ -169,6 +172,7 @@ fn dispatch(command: ClientCommand, mut program: clap::Command) -> Result<(), Er
         ClientCommand::Logout(logout) => logout.run(),
         ClientCommand::Backup(backup) => backup.run(),
         ClientCommand::Restore(restore) => restore.run(),
+        ClientCommand::Pki(noun) => noun.run(),
         ClientCommand::Completions { shell } => {
             let name = program.get_name().to_owned();
             let mut script = Vec::new();

@@ -15,6 +15,7 @@ pub mod import;
 pub mod metrics;
 pub mod moves;
 pub mod people;
+pub mod pki;
 pub mod program;
 pub mod server;
 pub mod service;

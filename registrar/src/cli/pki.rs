@@ -1,0 +1,220 @@
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use protocol::{DeviceId, GatewayId};
+use serde::Serialize;
+
+use super::{
+    Error, duration,
+    output::{Format, Record, name, print_all, time},
+    tell,
+};
+use crate::pki::{Entry, Kind, Pki, PkiError, Request, State, Subject};
+
+/// `registrar pki`: works on a folder, without a registrar.
+#[derive(Clone, Debug, Args)]
+pub struct Noun {
+    /// The certificate authority's folder.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FOLDER",
+        env = "REGISTRAR_PKI",
+        default_value = "homeport-pki"
+    )]
+    dir: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Verb {
+    /// Make an authority: ca.pem to hand out, ca.key to keep, crl.pem for whoever checks.
+    Init {
+        /// What the authority is called.
+        #[arg(long, default_value = "Homeport CA")]
+        name: String,
+        /// How long it is valid.
+        #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10y")]
+        valid: Duration,
+    },
+    /// Issue a certificate and its key.
+    Issue {
+        #[command(subcommand)]
+        subject: Issue,
+    },
+    /// List what was issued.
+    List {
+        /// How to print it.
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
+    },
+    /// Take certificates back: they are listed in crl.pem from then on.
+    Revoke {
+        /// A name, for all of its certificates, or one certificate's serial number.
+        #[arg(value_name = "NAME|SERIAL")]
+        which: String,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Issue {
+    /// For a server, such as the registrar.
+    Server {
+        /// What the files are called.
+        name: GatewayId,
+        #[command(flatten)]
+        reached: Reached,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// For a gateway: its own listener, and its link to the registrar.
+    Gateway {
+        /// The gateway.
+        id: GatewayId,
+        #[command(flatten)]
+        reached: Reached,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// For a device.
+    Device {
+        /// The device.
+        id: DeviceId,
+        #[command(flatten)]
+        terms: Terms,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Reached {
+    /// A host name it is reached under; may be repeated.
+    #[arg(long)]
+    host: Vec<String>,
+    /// An address it is reached under; may be repeated.
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Terms {
+    /// How long it is valid.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1y")]
+    valid: Duration,
+    /// Replace the files of an earlier certificate.
+    #[arg(long)]
+    renew: bool,
+}
+
+impl Noun {
+    pub fn run(self) -> Result<(), Error> {
+        let folder = self.dir;
+        match self.verb {
+            Verb::Init { name, valid } => {
+                let cert = Pki::init(&folder, &name, valid, now())?;
+                tell(format_args!(
+                    "made {}; keep {} to yourself",
+                    cert.display(),
+                    folder.join("ca.key").display()
+                ));
+            }
+            Verb::Issue { subject } => {
+                let issued = Pki::open(&folder)?.issue(&subject.request(), now())?;
+                tell(format_args!(
+                    "wrote {} and {}",
+                    issued.cert.display(),
+                    issued.key.display()
+                ));
+            }
+            Verb::List { output } => {
+                let now = now();
+                let pki = Pki::open(&folder)?;
+                let rows: Vec<_> = pki.list().iter().map(|entry| Row::new(entry, now)).collect();
+                print_all(output, &rows)?;
+            }
+            Verb::Revoke { which } => {
+                let (count, list) = Pki::open(&folder)?.revoke(&which, now())?;
+                tell(format_args!(
+                    "revoked {count}; hand out {} and reload whoever checks it",
+                    list.display()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Issue {
+    fn request(self) -> Request {
+        let (subject, reached, terms) = match self {
+            Self::Server { name, reached, terms } => (Subject::Server(name), Some(reached), terms),
+            Self::Gateway { id, reached, terms } => (Subject::Gateway(id), Some(reached), terms),
+            Self::Device { id, terms } => (Subject::Device(id), None, terms),
+        };
+        let (hosts, addresses) = reached.map_or_else(Default::default, |reached| (reached.host, reached.ip));
+        Request {
+            subject,
+            hosts,
+            addresses,
+            valid: terms.valid,
+            renew: terms.renew,
+        }
+    }
+}
+
+impl From<PkiError> for Error {
+    fn from(error: PkiError) -> Self {
+        match error {
+            PkiError::Unknown(_) | PkiError::None(_) => Self::NotFound(error.to_string()),
+            PkiError::Host { .. } | PkiError::TooLong(_) | PkiError::Validity | PkiError::Ambiguous(_) => {
+                Self::Usage(error.to_string())
+            }
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    kind: Kind,
+    serial: String,
+    not_after: Timestamp,
+    state: State,
+}
+
+impl Row {
+    fn new(entry: &Entry, now: Timestamp) -> Self {
+        Self {
+            name: entry.name.clone(),
+            kind: entry.kind,
+            serial: entry.serial.clone(),
+            not_after: entry.not_after,
+            state: entry.state(now),
+        }
+    }
+}
+
+impl Record for Row {
+    const COLUMNS: &'static [&'static str] = &["name", "kind", "serial", "not_after", "state"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            name(self.kind),
+            self.serial.clone(),
+            time(self.not_after),
+            name(self.state),
+        ]
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "certificates are dated by the wall clock"
+)]
+fn now() -> Timestamp {
+    Timestamp::now()
+}

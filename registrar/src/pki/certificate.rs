@@ -1,0 +1,143 @@
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    RevokedCertParams, SanType, SerialNumber,
+};
+use rustls_pki_types::DnsName;
+
+use super::{PkiError, Request, Subject, index::Index};
+
+/// How far the clocks of others may be behind.
+const SKEW: Duration = Duration::from_secs(300);
+/// The longest common name (RFC 5280); a longer id stands in its URI only.
+const MAX_COMMON_NAME: usize = 64;
+const SERIAL: usize = 16;
+
+pub(super) fn key() -> Result<KeyPair, PkiError> {
+    Ok(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)
+}
+
+/// Random, positive, and always of the same length.
+pub(super) fn serial() -> Result<[u8; SERIAL], PkiError> {
+    let mut serial = [0; SERIAL];
+    aws_lc_rs::rand::fill(&mut serial).map_err(|_| PkiError::Random)?;
+    serial[0] = (serial[0] & 0x7f) | 0x40;
+    Ok(serial)
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn authority(
+    name: &str,
+    key: &KeyPair,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<Certificate, PkiError> {
+    let mut params = dated(&serial()?, now, until);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params.self_signed(key)?)
+}
+
+pub(super) fn params(
+    request: &Request,
+    serial: &[u8],
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<CertificateParams, PkiError> {
+    let mut params = dated(serial, now, until);
+    let (_, name) = request.subject.named();
+    let (server, client) = (
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    );
+    let uri = match &request.subject {
+        Subject::Server(_) => None,
+        Subject::Gateway(id) => Some(format!("homeport:gateway:{id}")),
+        Subject::Device(id) => Some(format!("homeport:device:{id}")),
+    };
+    params.extended_key_usages = match &request.subject {
+        Subject::Server(_) => vec![server],
+        Subject::Gateway(_) => vec![server, client],
+        Subject::Device(_) => vec![client],
+    };
+    if name.len() <= MAX_COMMON_NAME {
+        params.distinguished_name.push(DnType::CommonName, name);
+    }
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    if let Some(uri) = uri {
+        params.subject_alt_names.push(SanType::URI(uri.try_into()?));
+    }
+    for host in &request.hosts {
+        check_host(host)?;
+        let name = SanType::DnsName(host.as_str().try_into()?);
+        params.subject_alt_names.push(name);
+    }
+    let addresses = request.addresses.iter().copied().map(SanType::IpAddress);
+    params.subject_alt_names.extend(addresses);
+    Ok(params)
+}
+
+/// Those revoked whose time is not over. The list is valid as long as the authority, since nobody is sure to renew it.
+pub(super) fn revoked(index: &Index, now: Timestamp) -> Result<CertificateRevocationListParams, PkiError> {
+    let mut revoked = Vec::new();
+    for entry in index.certificates.iter().filter(|entry| entry.not_after >= now) {
+        if let Some(at) = entry.revoked {
+            revoked.push(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(&unhex(&entry.serial)?),
+                revocation_time: SystemTime::from(at).into(),
+                reason_code: None,
+                invalidity_date: None,
+            });
+        }
+    }
+    Ok(CertificateRevocationListParams {
+        this_update: SystemTime::from(now).into(),
+        next_update: SystemTime::from(index.authority_until).into(),
+        crl_number: SerialNumber::from(index.crl_number),
+        issuing_distribution_point: None,
+        revoked_certs: revoked,
+        key_identifier_method: KeyIdMethod::Sha256,
+    })
+}
+
+fn dated(serial: &[u8], now: Timestamp, until: Timestamp) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.not_before = (SystemTime::from(now) - SKEW).into();
+    params.not_after = SystemTime::from(until).into();
+    params.serial_number = Some(SerialNumber::from_slice(serial));
+    params
+}
+
+fn check_host(host: &str) -> Result<(), PkiError> {
+    let refused = |hint| PkiError::Host {
+        host: host.to_owned(),
+        hint,
+    };
+    if host.parse::<std::net::IpAddr>().is_ok() {
+        return Err(refused(": give an address as --ip"));
+    }
+    let plain = host.strip_prefix("*.").unwrap_or(host);
+    DnsName::try_from(plain).map(drop).map_err(|_| refused(""))
+}
+
+fn unhex(text: &str) -> Result<Vec<u8>, PkiError> {
+    let byte = |at| {
+        text.get(at..at + 2)
+            .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+    };
+    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(byte).collect();
+    bytes.ok_or_else(|| PkiError::Damaged {
+        path: super::INDEX.into(),
+        reason: format!("{text:?} is no serial number"),
+    })
+}
