@@ -17,9 +17,9 @@ mod login;
 mod migration;
 mod output;
 mod password;
+mod pki;
 mod token;
 mod user;
-mod pki;
 mod watch;
 
 use std::{
